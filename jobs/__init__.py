@@ -1,0 +1,1 @@
+"""The commands, one file each: arguments, build, call, print. Nothing in `pipeline` imports from here."""

@@ -1,0 +1,191 @@
+"""Flags and TOML -> one checked RunConfig. Both are made from the settings in pipeline/config.py.
+
+A flag wins over the file, the file over the default. Whatever is wrong is said in one line each, with
+the flag, or the key and its line in the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+from pipeline.chat import Endpoint, chat_completions_url
+from pipeline.config import GROUPS, RunConfig
+from pipeline.errors import UsageError
+
+DEFAULT_BASE_URL = "https://api.openai.com/v1"
+_JSON_SETTINGS = frozenset({"logit_bias", "response_format", "tools", "tool_choice"})
+_REPEATED_SETTINGS = frozenset({"stop", "param"})
+_SWITCHES = frozenset({"logprobs"})
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our exit: a UsageError, and the nearest flag for a typo."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            **options, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (--help shows all)")
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        known, rest = self.parse_known_args(argv)
+        if rest:
+            flag = rest[0].partition("=")[0]
+            near = difflib.get_close_matches(flag, self._option_string_actions, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            self.error(f"unknown argument {rest[0]!r}{hint}")
+        return known
+
+
+def add_settings(parser: Parser) -> None:
+    """One flag a setting, in the groups of the configuration."""
+    for title, group in GROUPS:
+        section = parser.add_argument_group(title)
+        for name, setting in group.model_fields.items():
+            default = setting.get_default()
+            text = (setting.description or "") + (f" [{default}]" if default not in (None, ...) else "")
+            options: dict[str, Any] = {"dest": name, "default": None, "help": text.replace("%", "%%")}
+            if name in _SWITCHES:
+                options |= {"action": "store_const", "const": True}
+            else:
+                options["metavar"] = "NAME=JSON" if name == "param" else name.upper()
+                options["action"] = "append" if name in _REPEATED_SETTINGS else "store"
+            section.add_argument(f"--{name.replace('_', '-')}", **options)
+        if title == "what is asked":
+            section.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a UTF-8 file")
+    parser.add_argument("--config", type=Path, metavar="TOML", help="settings by the same names; flags win")
+
+
+def read_settings(arguments: argparse.Namespace) -> RunConfig:
+    """The configuration of a start. Raises UsageError."""
+    file, file_path = _read_toml(arguments.config)
+    flags = {
+        name: _flag_value(name, value)
+        for _, group in GROUPS
+        for name in group.model_fields
+        if (value := getattr(arguments, name)) is not None
+    }
+    if arguments.prompt_file is not None:
+        if "prompt" in flags:
+            raise UsageError("--prompt and --prompt-file: give one of them")
+        flags["prompt"] = _read_prompt(Path(arguments.prompt_file))
+    elif "prompt_file" in file and "prompt" not in flags and file_path is not None:
+        flags["prompt"] = _read_prompt(file_path.parent / str(file["prompt_file"]))
+    file.pop("prompt_file", None)
+    try:
+        return RunConfig.model_validate(file | flags)
+    except ValidationError as error:
+        lines = dict.fromkeys(_explain(e, flags, file_path) for e in error.errors())
+        raise UsageError("\n".join(lines)) from None
+
+
+def read_endpoint(config: RunConfig) -> Endpoint:
+    """Address and key, from the settings and the environment. Raises UsageError where the key is missing."""
+    base_url = config.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
+    key = os.environ.get(config.api_key_env, "").strip() or None
+    endpoint = Endpoint(chat_completions_url(base_url), key)
+    if key is None and not endpoint.is_local:
+        raise UsageError(
+            f"no key: set the variable {config.api_key_env} to the key for {endpoint.name}"
+            " (or name another variable with --api-key-env)"
+        )
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise UsageError(f"the key in {config.api_key_env} has characters that no key has")
+    return endpoint
+
+
+def default_run_path(source: Path) -> Path:
+    """Beside where we stand: photos/ -> photos-captions, data.csv -> data-captions."""
+    return Path(f"{source.resolve().stem if source.is_file() else source.resolve().name}-captions")
+
+
+# ------------------------------------------------------------------------------- flags
+
+
+def _flag_value(name: str, value: Any) -> Any:
+    if name == "param":
+        return dict(_parameter(text) for text in value)
+    if name == "stop":
+        return value if len(value) > 1 else value[0]
+    if name in _JSON_SETTINGS and (name != "tool_choice" or value.lstrip().startswith("{")):
+        return _json(f"--{name.replace('_', '-')}", value)
+    return value
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"--param {text!r}: NAME=JSON is needed, for example --param top_k=40")
+    return name, _json(f"--param {name}", value)
+
+
+def _json(flag: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{flag}: not JSON ({error}): {text!r:.80}") from None
+
+
+# ------------------------------------------------------------------------------- files
+
+
+def _read_toml(path: Path | None) -> tuple[dict[str, Any], Path | None]:
+    if path is None:
+        return {}, None
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig")), path
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: broken TOML: {error}") from None
+
+
+def _read_prompt(path: Path) -> str:
+    try:
+        prompt = path.read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: the prompt cannot be read ({error})") from None
+    if not prompt:
+        raise UsageError(f"{path}: the prompt is empty")
+    return prompt
+
+
+# ------------------------------------------------------------------------------- messages
+
+
+def _explain(error: Any, flags: dict[str, Any], file_path: Path | None) -> str:
+    """One pydantic error as one line for the user."""
+    name = str(error["loc"][0])
+    flag = f"--{name.replace('_', '-')}"
+    if error["type"] == "missing":
+        return f"{flag} is needed, for example {flag} gpt-4o"
+    where = flag if name in flags else _line_of(name, file_path)
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, [*RunConfig.model_fields, "prompt_file"], 1)
+        return f"{where}: no setting of this name" + (f"; did you mean {near[0]}?" if near else "")
+    message = error["msg"].removeprefix("Value error, ")
+    allowed = RunConfig.model_fields[name].description
+    return f"{where}: {message} (got {error['input']!r:.60}; {allowed})"
+
+
+def _line_of(name: str, path: Path | None) -> str:
+    if path is None:
+        return name
+    pattern = re.compile(rf"""^\s*(\[\[?\s*)?["']?{re.escape(name)}["']?\s*[.=\]]""")
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    number = next((n for n, line in enumerate(lines, 1) if pattern.match(line)), None)
+    return f"{path}:{number}: {name}" if number else f"{path}: {name}"

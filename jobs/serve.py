@@ -1,0 +1,87 @@
+"""captionmill serve [--port 8765] [--tpm N] [--rpm N] [--latency S] [--fault NAME=SHARE ...]
+
+The built-in endpoint on its own: the chat protocol over HTTP, with limits, latency and faults to
+rehearse a run. It measures pictures; it is no vision model. Ctrl-C ends it.
+
+  captionmill serve --port 8765 --tpm 300000 --latency 1 &
+  OPENAI_BASE_URL=http://127.0.0.1:8765/v1 OPENAI_API_KEY=any captionmill caption photos/ --model gpt-4o
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+
+from pipeline.endpoint.server import FAULTS, BuiltinEndpoint, EndpointSettings, start
+from pipeline.errors import UsageError
+
+from .arguments import Parser
+
+
+def main(argv: list[str]) -> int:
+    """Serve until interrupted."""
+    parser = Parser(prog="captionmill serve", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on [127.0.0.1]")
+    parser.add_argument("--port", type=int, default=8765, help="port; 0 takes a free one [8765]")
+    parser.add_argument("--tpm", type=int, help="tokens per minute [no limit]")
+    parser.add_argument("--rpm", type=int, help="requests per minute [no limit]")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds an answer takes, +-30 %% [0]")
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME=SHARE",
+        help=f"share of requests that go wrong; NAME: {', '.join(FAULTS)}; may be repeated",
+    )
+    parser.add_argument("--model", action="append", default=[], help="a model it knows; may be repeated [any]")
+    parser.add_argument("--key-env", metavar="NAME", help="variable with the only key it takes [any key]")
+    parser.add_argument("--seed", type=int, default=0, help="of latency and faults [0]")
+    parser.add_argument("--ledger", action="store_true", help="count answers by request, for /stats")
+    arguments = parser.parse(argv)
+    key = os.environ.get(arguments.key_env) if arguments.key_env else None
+    if arguments.key_env and not key:
+        raise UsageError(f"--key-env: the variable {arguments.key_env} is not set")
+    settings = EndpointSettings(
+        key=key,
+        tokens_per_minute=arguments.tpm,
+        requests_per_minute=arguments.rpm,
+        latency_seconds=arguments.latency,
+        models=tuple(arguments.model),
+        faults=dict(_fault(text) for text in arguments.fault),
+        seed=arguments.seed,
+        keeps_ledger=arguments.ledger,
+    )
+    asyncio.run(_serve(settings, arguments.host, arguments.port))
+    return 0
+
+
+def _fault(text: str) -> tuple[str, float]:
+    name, _, share = text.partition("=")
+    try:
+        value = float(share)
+    except ValueError:
+        value = -1.0
+    if name not in FAULTS or not 0 <= value <= 1:
+        raise UsageError(f"--fault {text!r}: NAME=SHARE with a share from 0 to 1 and a name of {', '.join(FAULTS)}")
+    return name, value
+
+
+async def _serve(settings: EndpointSettings, host: str, port: int) -> None:
+    try:
+        runner, bound_port = await start(BuiltinEndpoint(settings), host, port)
+    except OSError as error:
+        raise UsageError(f"{host}:{port}: cannot listen ({error.strerror})") from error
+    print(f"built-in endpoint: OPENAI_BASE_URL=http://{host}:{bound_port}/v1", flush=True)
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    await stopped.wait()
+    await runner.cleanup()
+
+
+if __name__ == "__main__":
+    from .__main__ import run_job
+
+    sys.exit(run_job("serve", sys.argv[1:]))

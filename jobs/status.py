@@ -1,0 +1,78 @@
+"""captionmill status RUN
+
+How far a run is: rows answered, failed, left; tokens and dollars spent; the rate of the last minute.
+Works while the run is going on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from pipeline.folder import RunFolder
+from pipeline.report import RunReport, read_report
+
+from .arguments import Parser
+
+
+def main(argv: list[str]) -> int:
+    """Print the state of one run. Raises UsageError where there is none."""
+    parser = Parser(prog="captionmill status", description=__doc__)
+    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument("--json", action="store_true", help="for scripts")
+    arguments = parser.parse(argv)
+    report = read_report(RunFolder(arguments.run))
+    print(_as_json(report) if arguments.json else _as_text(report))
+    return 0
+
+
+def _as_json(report: RunReport) -> str:
+    return json.dumps(
+        {
+            "run": report.path,
+            "is_running": report.is_running,
+            "rows": report.rows,
+            "answered": report.answered,
+            "failed": report.failed,
+            "left": report.left,
+            "prompt_tokens": sum(line.prompt_tokens for line in report.models.values()),
+            "completion_tokens": sum(line.completion_tokens for line in report.models.values()),
+            "cost_usd": None if report.cost_usd is None else str(report.cost_usd),
+            "answers_without_price": report.unpriced,
+            "rows_last_minute": report.answered_last_minute,
+            "tokens_last_minute": report.tokens_last_minute,
+            "errors": report.errors,
+        },
+        indent=2,
+    )
+
+
+def _as_text(report: RunReport) -> str:
+    prompt = sum(line.prompt_tokens for line in report.models.values())
+    completion = sum(line.completion_tokens for line in report.models.values())
+    state = "running" if report.is_running else "finished" if not report.left else "not running, resumable"
+    cost = "no price" if report.cost_usd is None else f"${report.cost_usd:,.6f}"
+    lines = [
+        f"{report.path}: {state}",
+        f"  answered  {report.answered:>12,} of {report.rows:,}",
+        f"  failed    {report.failed:>12,}" + _kinds(report),
+        f"  left      {report.left:>12,}",
+        f"  tokens    {prompt:>12,} in, {completion:,} out",
+        f"  spent     {cost:>12}" + (f" ({report.unpriced:,} answers have no price)" if report.unpriced else ""),
+    ]
+    if report.is_running:
+        lines.append(
+            f"  last min  {report.answered_last_minute:>12,} rows, {report.tokens_last_minute:,} tokens"
+        )
+    return "\n".join(lines)
+
+
+def _kinds(report: RunReport) -> str:
+    return f" ({', '.join(f'{n} {kind}' for kind, n in report.errors.items())})" if report.errors else ""
+
+
+if __name__ == "__main__":
+    from .__main__ import run_job
+
+    sys.exit(run_job("status", sys.argv[1:]))

@@ -1,0 +1,30 @@
+"""captionmill, the library. It knows nothing of command lines; `jobs` does.
+
+In reading order. A file imports from its own group's predecessors never, from groups above freely.
+
+    nouns    rows        what travels: Row, Picture, ChatRequest, HttpAnswer, Reply, Outcome
+             errors      failures, named by what the run does next
+             config      every setting: name, type, default, help
+             sniff       what a file's bytes say it is
+    rules    request     row + pictures -> the body of one chat request
+             tokens      what a request will cost in tokens
+             limiter     tokens and requests per minute: who may send now
+             replies     an HTTP answer -> a Reply, or the named error it amounts to
+             retry       again, how often, after how long
+             prices      usage x price -> money
+    edges    manifest    folder, CSV, JSONL, Parquet -> Rows
+             images      file -> upright picture within bounds
+             chat        one POST
+             journal     what is finished, and in which part
+             parts       the dataset: schema, write, rename, read back
+             folder      the run folder: paths, its one writer, run.json
+             describer   picture -> a plain sentence of what was measured in it
+    wiring   checkpoint  journal first, Parquet from it
+             runner      one row's journey, N rows at a time
+             mill        a whole run
+             report      what a run came to
+             pages       the same as web pages
+             endpoint    the built-in endpoint: the chat protocol over HTTP
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,152 @@
+"""One POST, one attempt. The one place that sees aiohttp's client, and the key.
+
+Knows nothing of retries, limits or what an answer means. The key is taken out of everything that
+comes back, here at the border, so that no message, log or column can hold it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import ssl
+from dataclasses import dataclass, field
+from types import TracebackType
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+
+from .errors import AccountError, ConnectionLost, UsageError
+from .rows import HttpAnswer
+
+MOST_ANSWER_BYTES = 64 * 2**20
+# aiohttp warns about larger bytes and would write them in one piece; BytesIO goes out in chunks
+_ONE_PIECE_BYTES = 2**20
+# uvicorn, and so vLLM, closes idle connections after 5 s; a POST that meets the close is not re-sent
+_KEEPALIVE_SECONDS = 4.0
+_VERSION_SEGMENT = re.compile(r"/v\d+\w*(/|$)")
+_LOOPBACK = ("localhost", "127.", "[::1]", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where requests go. key: None where the endpoint asks for none (Ollama, vLLM)."""
+
+    url: str
+    key: str | None = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Host and path, for the `endpoint` column: no query, no credentials."""
+        parts = urlsplit(self.url)
+        return parts.netloc.rpartition("@")[2] + parts.path
+
+    @property
+    def is_local(self) -> bool:
+        return (urlsplit(self.url).hostname or "").startswith(_LOOPBACK)
+
+    def headers(self) -> dict[str, str]:
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if self.key:
+            if "/openai/deployments/" in self.url:  # Azure takes a key in a header of its own
+                headers["api-key"] = self.key
+            else:
+                headers["Authorization"] = f"Bearer {self.key}"
+        return headers
+
+
+def chat_completions_url(base_url: str) -> str:
+    """The full address for what users write: with or without /v1, or already complete.
+
+    Azure's deployment form keeps its query. Raises UsageError for what is no http address.
+    """
+    parts = urlsplit(base_url.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(
+            f"--base-url {base_url!r}: an address like https://api.openai.com/v1 is needed"
+        )
+    if parts.username or parts.password:
+        raise UsageError("--base-url: leave name and password out of the address; the key has a variable")
+    path = parts.path.rstrip("/")
+    if not path.endswith("/chat/completions"):
+        if not _VERSION_SEGMENT.search(path) and "/openai/deployments/" not in path:
+            path += "/v1"
+        path += "/chat/completions"
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+
+
+class ChatClient:
+    """A pool of connections to one endpoint. Use as an async context manager, in the running loop.
+
+    timeout_seconds: for one attempt, from the first byte sent to the last received.
+    """
+
+    def __init__(self, endpoint: Endpoint, timeout_seconds: float, connect_seconds: float) -> None:
+        self._endpoint = endpoint
+        self._name = endpoint.name
+        self._headers = endpoint.headers()
+        self._key = endpoint.key.encode() if endpoint.key else None
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=connect_seconds)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> ChatClient:
+        # limit=0: the runner bounds what is in flight; aiohttp's own 100 would cap it in silence
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=self._timeout,
+            headers=self._headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def post(self, body: bytes) -> HttpAnswer:
+        """Send one chat request.
+
+        Raises ConnectionLost where no whole answer came back, AccountError where the certificate
+        is not trusted.
+        """
+        assert self._session is not None, "use `async with`"  # noqa: S101
+        data = body if len(body) < _ONE_PIECE_BYTES else io.BytesIO(body)
+        try:
+            async with self._session.post(self._endpoint.url, data=data, allow_redirects=False) as response:
+                body_read = self._without_key(await _read(response))
+                return HttpAnswer(response.status, response.headers, body_read, self._name)
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise AccountError(
+                f"{self._name}: the certificate is not trusted ({error.certificate_error})", kind="tls"
+            ) from None
+        except TimeoutError:
+            raise ConnectionLost(
+                f"{self._name}: no whole answer within {self._timeout.total:g} s", kind="timeout"
+            ) from None
+        except (aiohttp.ClientConnectorError, ssl.SSLError) as error:
+            raise ConnectionLost(
+                f"{self._name}: cannot connect ({_reason(error)})", kind="cannot_connect"
+            ) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise ConnectionLost(
+                f"{self._name}: connection lost ({_reason(error)})", kind="connection"
+            ) from None
+
+    def _without_key(self, body: bytes) -> bytes:
+        return body.replace(self._key, b"[key]") if self._key and self._key in body else body
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    chunks, size = [], 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > MOST_ANSWER_BYTES:
+            raise aiohttp.ClientPayloadError(f"the answer is longer than {MOST_ANSWER_BYTES:,} bytes")
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,183 @@
+"""Journal first, Parquet from it: the order of writes that makes a crash harmless.
+
+    record(outcome)   -> one transaction with whatever else came in meanwhile (group commit);
+                         returns when it is durable, so a row that counts as done is done
+    every M answers   -> hidden temporary part, fsync, rename, fsync of the folder (parts.write_table),
+                         then one transaction: note the part, drop its records
+    open              -> remove temporary files, and note the one part that may have got its final
+                         name without the note: its records still wait in the journal
+
+Two threads: one owns the journal's connection, one makes parts, so that a commit never waits for a
+part. The event loop waits for neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from . import parts
+from .errors import RunError
+from .folder import RunFolder
+from .journal import Entry, Journal, Part
+
+LONGEST_WAIT_FOR_PART_SECONDS = 600.0
+
+
+class Checkpoint:
+    """The durable side of one run. Open it with `open_checkpoint`, close it with `close`.
+
+    rows_per_part: answers that make a part; a part is also written ten minutes after the last one.
+    """
+
+    def __init__(self, folder: RunFolder, journal: Journal, rows_per_part: int) -> None:
+        self._folder = folder
+        self._journal = journal
+        self._rows_per_part = rows_per_part
+        self._journal_thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._parts_thread = ThreadPoolExecutor(1, thread_name_prefix="parts")
+        self._pending: list[Entry] = []
+        self._committed: asyncio.Future[None] | None = None
+        self._committing: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self._waiting_rows = journal.waiting_count()
+        self._last_part_at = time.monotonic()
+
+    async def record(self, entry: Entry) -> None:
+        """Return when the row is durable. Raises RunError where it could not be made so."""
+        if self._committed is None:
+            self._committed = asyncio.get_running_loop().create_future()
+        self._pending.append(entry)
+        committed = self._committed
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit_groups())
+        await asyncio.shield(committed)
+
+    async def _commit_groups(self) -> None:
+        """One transaction after the other; each takes all that came while the last one was written."""
+        loop = asyncio.get_running_loop()
+        while self._pending and self._committed is not None:
+            group, committed = self._pending, self._committed
+            self._pending, self._committed = [], None
+            try:
+                await loop.run_in_executor(self._journal_thread, self._journal.commit, group)
+            except RunError as error:
+                committed.set_exception(error)
+                committed.exception()  # seen, even where every waiter was cancelled
+            else:
+                self._waiting_rows += sum(entry.failure_kind is None for entry in group)
+                committed.set_result(None)
+                self._write_part_if_due()
+        self._committing = None
+
+    # ---- parts
+
+    def _write_part_if_due(self) -> None:
+        is_full = self._waiting_rows >= self._rows_per_part
+        is_late = time.monotonic() - self._last_part_at > LONGEST_WAIT_FOR_PART_SECONDS
+        if (is_full or (is_late and self._waiting_rows)) and self._writing is None:
+            self._writing = asyncio.create_task(self._write_parts(self._rows_per_part if is_full else 1))
+            self._writing.add_done_callback(self._part_written)
+
+    def _part_written(self, task: asyncio.Task[None]) -> None:
+        self._writing = None
+        if not task.cancelled():
+            task.exception()  # a full disk comes up again at the next part or at the end, with its message
+
+    async def _write_parts(self, at_least_rows: int) -> None:
+        """Write parts until fewer than `at_least_rows` answers wait."""
+        loop = asyncio.get_running_loop()
+        while self._waiting_rows >= at_least_rows:
+            part = await loop.run_in_executor(self._parts_thread, self._write_part)
+            if part is None:
+                break
+            await loop.run_in_executor(self._journal_thread, self._journal.note_part, part)
+            self._waiting_rows -= part.rows
+        self._last_part_at = time.monotonic()
+
+    def _write_part(self) -> Part | None:
+        """In the parts thread, with a connection of its own: a journal in WAL mode is read beside its writer."""
+        reader = Journal(self._folder.journal, read_only=True)
+        try:
+            waiting = reader.waiting(self._rows_per_part)
+            number = max((part.number for part in reader.parts()), default=-1) + 1
+        finally:
+            reader.close()
+        if not waiting:
+            return None
+        path = self._folder.results / parts.part_name(number)
+        rows = parts.write_table(path, [record for _, record in waiting])
+        return Part(number, waiting[0][0], waiting[-1][0], rows)
+
+    # ---- the end
+
+    async def finish(self) -> None:
+        """Put everything that waits into parts and the failed rows into failures.parquet."""
+        if self._committing is not None:
+            await self._committing
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        await self._write_parts(at_least_rows=1)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._parts_thread, self._write_failures)
+
+    def _write_failures(self) -> None:
+        reader = Journal(self._folder.journal, read_only=True)
+        try:
+            parts.write_table(self._folder.failures, reader.failed_records())
+        finally:
+            reader.close()
+
+    def close(self) -> None:
+        self._parts_thread.shutdown(wait=True)
+        self._journal_thread.shutdown(wait=True)
+        self._journal.close()
+
+
+def open_checkpoint(folder: RunFolder, rows_per_part: int) -> Checkpoint:
+    """Open or create the journal of a locked folder and clear away what a crash left.
+
+    Raises RunError where the folder does not fit together (a part or the journal is missing), since
+    going on would then lose or double paid answers.
+    """
+    on_disk = {
+        number: path
+        for path in folder.results.glob("*.parquet")
+        if (number := parts.part_number(path)) is not None
+    }
+    if on_disk and not folder.journal.exists():
+        raise RunError(
+            f"{folder.journal}: missing, but {folder.results} holds {len(on_disk)} parts; without it nobody"
+            " knows what is finished. Put it back, or start a new folder with -o",
+            kind="damaged_run",
+        )
+    parts.remove_temporary(folder.results)
+    parts.remove_temporary(folder.path)
+    journal = Journal(folder.journal)
+    try:
+        _reconcile(journal, on_disk)
+    except BaseException:
+        journal.close()
+        raise
+    return Checkpoint(folder, journal, rows_per_part)
+
+
+def _reconcile(journal: Journal, on_disk: dict[int, Path]) -> None:
+    noted = {part.number for part in journal.parts()}
+    if missing := sorted(noted - on_disk.keys()):
+        names = ", ".join(parts.part_name(n) for n in missing[:5])
+        raise RunError(
+            f"{journal.path.parent / 'results'}: {names} missing, though the journal knows of it; put it back",
+            kind="damaged_run",
+        )
+    for number in sorted(on_disk.keys() - noted):
+        path = on_disk[number]
+        ids = parts.read_ids(path)
+        oldest = journal.oldest_waiting_ids(len(ids))
+        if not ids or ids != set(oldest.values()):
+            raise RunError(
+                f"{path}: the journal does not know this part; move it out of the folder", kind="damaged_run"
+            )
+        journal.note_part(Part(number, min(oldest), max(oldest), len(ids)))

@@ -1,0 +1,145 @@
+"""The run folder: its paths, its one writer, and run.json, which says what the run is.
+
+    RUN/run.json  journal.sqlite  results/part-*.parquet  failures.parquet  (made on demand: report.html, gallery/)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import RunError, UsageError
+
+RUN_SCHEMA_VERSION = 1
+
+
+class RunFolder:
+    """One run on disk. path: need not exist yet; `lock` creates it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run_json = path / "run.json"
+        self.journal = path / "journal.sqlite"
+        self.results = path / "results"
+        self.failures = path / "failures.parquet"
+        self.gallery = path / "gallery"
+        self.report = path / "report.html"
+        self._lock_path = path / ".lock"
+        self._lock: int | None = None
+
+    @property
+    def exists(self) -> bool:
+        return self.run_json.exists() or self.journal.exists()
+
+    # ---- one writer
+
+    def lock(self) -> None:
+        """Become the one writer, until `unlock` or the end of the process, however it ends.
+
+        Raises RunError where another process is, UsageError where the folder cannot be made.
+        """
+        try:
+            self.results.mkdir(parents=True, exist_ok=True)
+            # the lock is the kernel's: it goes with its process, so a file left by a dead one means nothing
+            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot be used as a run folder ({error.strerror})") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = self._lock_path.read_text(errors="replace").strip() or "another process"
+            os.close(descriptor)
+            raise RunError(
+                f"{self.path}: {holder} is writing to this run folder; wait for it, or use another -o",
+                kind="locked",
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        self._lock = descriptor
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def is_running(self) -> bool:
+        """Whether some process is writing to this folder now."""
+        try:
+            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    # ---- run.json
+
+    def read_run(self) -> dict[str, Any]:
+        """What run.json says. Raises UsageError where this is no run folder, RunError where it is damaged."""
+        try:
+            text = self.run_json.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UsageError(f"{self.path}: no run.json in it, so this is no run folder") from None
+        except OSError as error:
+            raise RunError(f"{self.run_json}: cannot be read ({error.strerror})", kind="disk") from error
+        try:
+            run = json.loads(text)
+        except ValueError as error:
+            raise RunError(f"{self.run_json}: damaged ({error})", kind="damaged_run") from error
+        if not isinstance(run, dict) or run.get("schema_version") != RUN_SCHEMA_VERSION:
+            raise RunError(
+                f"{self.run_json}: not of version {RUN_SCHEMA_VERSION}, which this program reads",
+                kind="damaged_run",
+            )
+        return run
+
+    def write_run(self, run: Mapping[str, Any]) -> None:
+        """Replace run.json, whole or not at all."""
+        temporary = self.path / ".run.json.tmp"
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump({"schema_version": RUN_SCHEMA_VERSION, **run}, file, ensure_ascii=True, indent=2)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.run_json)
+        except OSError as error:
+            raise RunError(f"{self.run_json}: cannot be written ({error.strerror})", kind="disk") from error
+
+    def check_same_answers(self, settings: Mapping[str, Any]) -> None:
+        """Refuse to mix answers to different questions in one dataset.
+
+        settings: those that would change answers. Raises UsageError that names each difference.
+        """
+        if not self.run_json.exists():
+            return
+        before = self.read_run().get("answer_settings", {})
+        differences = [
+            f"  {name}: {_show(before, name)} before, {_show(settings, name)} now"
+            for name in sorted({*before, *settings})
+            if before.get(name) != settings.get(name)
+        ]
+        if differences:
+            raise UsageError(
+                f"{self.path} holds answers to other settings; nothing was sent:\n"
+                + "\n".join(differences)
+                + "\ngo on with the old settings, or give the new ones a folder of their own with -o"
+            )
+
+
+def _show(settings: Mapping[str, Any], name: str) -> str:
+    return json.dumps(settings[name], ensure_ascii=False) if name in settings else "not set"
+
+
+def utc_now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,207 @@
+"""What is finished, and in which part: one SQLite file. Synchronous; `checkpoint` calls it from a thread.
+
+An answer enters `finished` and `waiting` in one transaction before any Parquet part exists. When a
+part that holds the oldest waiting records has its final name, one more transaction notes the part
+and drops those records. A part is a range of sequence numbers, so which ids it holds stays known.
+Failed rows keep their record here, since they may be tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import RunError
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS finished (id TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS waiting (seq INTEGER PRIMARY KEY, record TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS failed (id TEXT PRIMARY KEY, kind TEXT NOT NULL, record TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS parts (
+    number INTEGER PRIMARY KEY, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL, rows INTEGER NOT NULL);
+"""
+_BUSY_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One finished row. failure_kind: None for an answer. record: its columns as JSON."""
+
+    id: str
+    failure_kind: str | None
+    record: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    number: int
+    first_seq: int
+    last_seq: int
+    rows: int
+
+
+class Journal:
+    """The open journal of one run.
+
+    path: created where it does not exist. read_only: for `status` and `report` beside a running one.
+    Raises RunError where the file is no journal, or of a newer version than this program.
+    """
+
+    def __init__(self, path: Path, read_only: bool = False) -> None:
+        self.path = path
+        try:
+            if read_only:
+                # a plain read-write open without writing: mode=ro cannot read a WAL that nobody holds open
+                self._db = self._connect(create=False)
+            else:
+                self._db = self._connect(create=True)
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._create()
+            self._check_version()
+            self._next_seq = self._last_seq() + 1
+        except sqlite3.Error as error:
+            raise RunError(f"{path}: cannot be used as a journal ({error})", kind="journal") from error
+
+    def _connect(self, create: bool) -> sqlite3.Connection:
+        mode = "rwc" if create else "rw"
+        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
+        # the caller makes sure that one thread at a time uses it
+        return sqlite3.connect(
+            uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+
+    def _create(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            self._db.executescript(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def _check_version(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version != SCHEMA_VERSION:
+            raise RunError(
+                f"{self.path}: journal version {version}, this program reads {SCHEMA_VERSION}", kind="journal"
+            )
+
+    def _last_seq(self) -> int:
+        (last,) = self._db.execute(
+            "SELECT max(coalesce((SELECT max(seq) FROM waiting), 0),"
+            " coalesce((SELECT max(last_seq) FROM parts), 0))"
+        ).fetchone()
+        return int(last)
+
+    def close(self) -> None:
+        self._db.close()
+
+    # ---- writing
+
+    def commit(self, entries: Iterable[Entry]) -> None:
+        """Make a group of finished rows durable: all of them or none. Raises RunError (disk full ...)."""
+        seq = self._next_seq
+        finished, waiting, failed, answered_ids = [], [], [], []
+        for entry in entries:
+            if entry.failure_kind is None:
+                finished.append((entry.id, seq))
+                waiting.append((seq, entry.record))
+                answered_ids.append((entry.id,))
+                seq += 1
+            else:
+                failed.append((entry.id, entry.failure_kind, entry.record))
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("INSERT INTO finished VALUES (?, ?)", finished)
+            self._db.executemany("INSERT INTO waiting VALUES (?, ?)", waiting)
+            self._db.executemany("INSERT OR REPLACE INTO failed VALUES (?, ?, ?)", failed)
+            self._db.executemany("DELETE FROM failed WHERE id = ?", answered_ids)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise RunError(f"{self.path}: cannot be written ({error})", kind="disk") from error
+        self._next_seq = seq
+
+    def note_part(self, part: Part) -> None:
+        """The part has its final name: its records need no longer wait."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute(
+                "INSERT INTO parts VALUES (?, ?, ?, ?)",
+                (part.number, part.first_seq, part.last_seq, part.rows),
+            )
+            self._db.execute("DELETE FROM waiting WHERE seq BETWEEN ? AND ?", (part.first_seq, part.last_seq))
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise RunError(f"{self.path}: cannot be written ({error})", kind="disk") from error
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    # ---- reading
+
+    def finished_ids(self, ids: Sequence[str]) -> set[str]:
+        """Which of these rows have an answer."""
+        return self._among("finished", ids)
+
+    def failed_ids(self, ids: Sequence[str]) -> dict[str, str]:
+        """Which of these rows failed, and how: id -> kind."""
+        found = self._db.execute(
+            "SELECT id, kind FROM failed WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),)
+        )
+        return dict(found.fetchall())
+
+    def _among(self, table: str, ids: Sequence[str]) -> set[str]:
+        found = self._db.execute(
+            f"SELECT id FROM {table} WHERE id IN (SELECT value FROM json_each(?))",  # noqa: S608  our own names
+            (json.dumps(ids),),
+        )
+        return {id for (id,) in found}
+
+    def counts(self) -> tuple[int, int, int]:
+        """Rows answered, rows failed, rows answered but not yet in a part."""
+        answered, failed, waiting = (
+            self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
+            for table in ("finished", "failed", "waiting")
+        )
+        return answered, failed, waiting
+
+    def waiting_count(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM waiting").fetchone()[0])
+
+    def waiting(self, limit: int) -> list[tuple[int, str]]:
+        """The oldest answers that are in no part: (sequence number, record)."""
+        return self._db.execute(
+            "SELECT seq, record FROM waiting ORDER BY seq LIMIT ?", (limit,)
+        ).fetchall()
+
+    def oldest_waiting_ids(self, limit: int) -> dict[int, str]:
+        """Sequence number -> id of the oldest answers that are in no part. Reads the whole table."""
+        found = self._db.execute(
+            "SELECT seq, id FROM finished WHERE seq IN (SELECT seq FROM waiting ORDER BY seq LIMIT ?)", (limit,)
+        )
+        return dict(found.fetchall())
+
+    def failed_records(self) -> Iterator[str]:
+        for (record,) in self._db.execute("SELECT record FROM failed ORDER BY id"):
+            yield record
+
+    def failed_kinds(self) -> dict[str, int]:
+        return dict(self._db.execute("SELECT kind, count(*) FROM failed GROUP BY kind ORDER BY 2 DESC"))
+
+    def parts(self) -> list[Part]:
+        return [Part(*row) for row in self._db.execute("SELECT * FROM parts ORDER BY number")]
+
+    def snapshot(self) -> tuple[list[Part], list[str]]:
+        """Parts and the records not yet in one, as of one moment."""
+        self._db.execute("BEGIN")
+        try:
+            parts = self.parts()
+            records = [record for _, record in self.waiting(-1)]
+        finally:
+            self._db.execute("COMMIT")
+        return parts, records

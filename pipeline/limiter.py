@@ -1,0 +1,277 @@
+"""Who may send now: tokens per minute and requests per minute. Asks only the event loop for time.
+
+Theory of operation
+-------------------
+One `Allowance` a limit. It answers one question, `wait_seconds(now, amount)`, in one of two states.
+
+  Unheard: nobody told us the state of the server's quota. A bucket that refills continuously at
+  limit/60 a second and holds `burst_seconds` of it spaces the requests, and a log of the last 60
+  seconds keeps their sum at or under the limit. Law: no 60-second window is over the limit.
+
+  Heard: the server reports what is left of a limit that is no larger than ours (x-ratelimit-*).
+  Then its bucket is the truth and ours mirrors it: full minute of capacity, level set anew by each
+  report. Law: never more than what the server said was left, plus the refill since.
+
+What a report is worth. A server writes `remaining` either when it admits a request or when it
+answers it, and we cannot tell which. With A = what we were granted after the request that brings
+the report and L = its latency, its level now is remaining + refill(L) - A in the first case and
+remaining in the second. `remaining - max(0, A - refill(L))` is never above either, and equals both
+when requests flow at the rate of the limit.
+
+First in, first out: who waits for tokens waits at a lock, so a large request is not overtaken by
+small ones. A request above the bucket but within the minute takes a full bucket and leaves a debt.
+A request above the whole minute can never be sent and fails at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+from .errors import RowError
+from .rows import LimitReport
+
+WINDOW_SECONDS = 60.0
+# floats: a wait of less than this is no wait (a loop could spin on 1e-15 missing tokens)
+EPSILON = 1e-9
+
+
+@dataclass(slots=True, eq=False)
+class Grant:
+    """What one admission took from one allowance. amount shrinks or grows when it is settled."""
+
+    time: float
+    amount: float
+    total_after: float  # everything granted up to and with this one
+
+
+class Allowance:
+    """One limit per minute. Pure: every method takes `now` in seconds of any monotonic clock."""
+
+    def __init__(self, limit_per_minute: float, burst_seconds: float) -> None:
+        self.limit_per_minute = float(limit_per_minute)
+        self._burst = max(self.rate_per_second * burst_seconds, EPSILON)
+        self._level = self._burst
+        self._updated: float | None = None
+        self._granted_total = 0.0
+        self._window: deque[Grant] = deque()
+        self._window_sum = 0.0
+        self.is_heard = False
+
+    def __repr__(self) -> str:
+        state = "heard" if self.is_heard else "unheard"
+        return (
+            f"<Allowance {self.limit_per_minute:g}/min {state} level={self._level:.1f}"
+            f" last_minute={self._window_sum:.1f}>"
+        )
+
+    @property
+    def rate_per_second(self) -> float:
+        return self.limit_per_minute / WINDOW_SECONDS
+
+    @property
+    def _capacity(self) -> float:
+        return self.limit_per_minute if self.is_heard else self._burst
+
+    def used_last_minute(self, now: float) -> float:
+        self._advance(now)
+        return self._window_sum
+
+    def wait_seconds(self, now: float, amount: float) -> float:
+        """Seconds until `amount` may be taken; 0 when now."""
+        self._advance(now)
+        need = min(amount, self._capacity)  # the rest becomes a debt
+        wait = (need - self._level) / self.rate_per_second
+        if not self.is_heard:
+            wait = max(wait, self._window_wait(now, amount))
+        return wait if wait > EPSILON else 0.0
+
+    def take(self, now: float, amount: float) -> Grant:
+        self._advance(now)
+        self._level -= amount
+        self._granted_total += amount
+        grant = Grant(now, amount, self._granted_total)
+        self._window.append(grant)
+        self._window_sum += amount
+        return grant
+
+    def settle(self, now: float, grant: Grant, used: float) -> None:
+        """Correct a grant to what was really used; the difference is there again at once."""
+        self._advance(now)
+        difference = grant.amount - used
+        grant.amount = used
+        self._level = min(self._level + difference, self._capacity)
+        if grant.time > now - WINDOW_SECONDS:
+            self._window_sum -= difference
+
+    def hear(self, now: float, grant: Grant, limit: float, remaining: float) -> None:
+        """Take over what the server reports with the answer to the request that holds `grant`."""
+        if limit > self.limit_per_minute * 1.01:  # ours is a part of it: only bad news counts
+            self._level = min(self._level, self._worth(now, grant, remaining))
+            return
+        self.limit_per_minute = float(limit)
+        self.is_heard = True
+        self._advance(now)
+        self._level = self._worth(now, grant, remaining)
+
+    def empty(self, now: float) -> None:
+        """The server refused for want of this: whatever we thought was left is not there."""
+        self._advance(now)
+        self._level = min(self._level, 0.0)
+
+    def _worth(self, now: float, grant: Grant, remaining: float) -> float:
+        granted_since = self._granted_total - grant.total_after
+        refilled_since = (now - grant.time) * self.rate_per_second
+        return remaining - max(0.0, granted_since - refilled_since)
+
+    def _advance(self, now: float) -> None:
+        if self._updated is not None and now > self._updated:
+            refill = (now - self._updated) * self.rate_per_second
+            self._level = min(self._level + refill, max(self._capacity, self._level))
+        self._updated = now
+        while self._window and self._window[0].time <= now - WINDOW_SECONDS:
+            self._window_sum -= self._window.popleft().amount
+        if not self._window:
+            self._window_sum = 0.0  # no float dust after hours
+
+    def _window_wait(self, now: float, amount: float) -> float:
+        excess = self._window_sum + amount - self.limit_per_minute
+        if excess <= EPSILON:
+            return 0.0
+        for grant in self._window:
+            excess -= grant.amount
+            if excess <= EPSILON:
+                return grant.time + WINDOW_SECONDS - now
+        return WINDOW_SECONDS
+
+
+@dataclass(slots=True)
+class Admission:
+    """Permission for one attempt; handed back to `settle`, `hear`."""
+
+    tokens: Grant | None
+    requests: Grant | None
+
+
+class Limiter:
+    """The gate before every attempt.
+
+    tokens_per_minute, requests_per_minute: None means no limit is known; one that the server
+    reports is then taken over.
+    """
+
+    def __init__(
+        self,
+        tokens_per_minute: float | None = None,
+        requests_per_minute: float | None = None,
+        burst_seconds: float = 1.0,
+    ) -> None:
+        self._burst_seconds = burst_seconds
+        self.tokens = self._allowance(tokens_per_minute)
+        self.requests = self._allowance(requests_per_minute)
+        self._closed_until = 0.0
+        self._turn = asyncio.Lock()
+        self._head: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Limiter tokens={self.tokens} requests={self.requests} closed_until={self._closed_until:.3f}>"
+
+    def _allowance(self, limit: float | None) -> Allowance | None:
+        return Allowance(limit, self._burst_seconds) if limit else None
+
+    async def admit(self, tokens: float) -> Admission:
+        """Wait for the turn and take `tokens` and one request.
+
+        Raises RowError where `tokens` is above what a whole minute allows.
+        """
+        loop = asyncio.get_running_loop()
+        self._refuse_impossible(tokens)
+        async with self._turn:
+            while (wait := self._wait_seconds(loop.time(), tokens)) > 0:
+                await self._sleep_or_poke(wait)
+                self._refuse_impossible(tokens)  # a report may have lowered the limit meanwhile
+            now = loop.time()
+            return Admission(
+                self.tokens.take(now, tokens) if self.tokens else None,
+                self.requests.take(now, 1) if self.requests else None,
+            )
+
+    def settle(self, admission: Admission, used_tokens: float) -> None:
+        """The answer came: replace the estimate by what was used."""
+        if admission.tokens and self.tokens and not self.tokens.is_heard:
+            self.tokens.settle(self._now(), admission.tokens, used_tokens)
+            self._poke()
+
+    def hear(
+        self, admission: Admission, tokens: LimitReport | None = None, requests: LimitReport | None = None
+    ) -> None:
+        """The server said how much is left."""
+        now = self._now()
+        self.tokens = self._hear_one(self.tokens, admission.tokens, tokens, now)
+        self.requests = self._hear_one(self.requests, admission.requests, requests, now)
+        self._poke()
+
+    def close_until(self, time: float) -> None:
+        """Nobody passes before `time` (of the loop's clock); a later time already set stays."""
+        now = self._now()
+        for allowance in (self.tokens, self.requests):
+            if allowance and not allowance.is_heard:
+                allowance.empty(now)
+        self._closed_until = max(self._closed_until, time)
+
+    @property
+    def closed_seconds(self) -> float:
+        """Seconds until the gate opens again; 0 when it is open."""
+        return max(0.0, self._closed_until - self._now())
+
+    def used_last_minute(self) -> float | None:
+        """Tokens granted in the last 60 seconds; None without a token limit."""
+        return self.tokens.used_last_minute(self._now()) if self.tokens else None
+
+    def _hear_one(
+        self, allowance: Allowance | None, grant: Grant | None, report: LimitReport | None, now: float
+    ) -> Allowance | None:
+        if report is None or report.limit <= 0:
+            return allowance
+        if allowance is None:
+            allowance = Allowance(report.limit, self._burst_seconds)
+            grant = Grant(now, 0.0, 0.0)
+        if grant is not None:
+            allowance.hear(now, grant, report.limit, report.remaining)
+        return allowance
+
+    def _refuse_impossible(self, tokens: float) -> None:
+        if self.tokens and tokens > self.tokens.limit_per_minute:
+            raise RowError(
+                f"the request needs about {tokens:,.0f} tokens, more than the whole limit of"
+                f" {self.tokens.limit_per_minute:,.0f} tokens per minute: it can never be sent"
+                " (lower --max-tokens or --max-side, or raise --tpm)",
+                kind="over_limit",
+            )
+
+    def _wait_seconds(self, now: float, tokens: float) -> float:
+        wait = self._closed_until - now
+        if self.tokens:
+            wait = max(wait, self.tokens.wait_seconds(now, tokens))
+        if self.requests:
+            wait = max(wait, self.requests.wait_seconds(now, 1))
+        return wait if wait > EPSILON else 0.0
+
+    async def _sleep_or_poke(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._head = loop.create_future()
+        timer = loop.call_later(seconds, self._poke)
+        try:
+            await self._head
+        finally:
+            timer.cancel()
+            self._head = None
+
+    def _poke(self) -> None:
+        if self._head is not None and not self._head.done():
+            self._head.set_result(None)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,247 @@
+"""The dataset's schema; write, rename, read back. The one place that sees pyarrow on the way of a row.
+
+A part becomes visible under its final name only when it is whole and on disk: hidden temporary file,
+fsync, rename, fsync of the folder. Readers skip names that start with a dot.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import RunError
+from .rows import Choice, Outcome
+
+SCHEMA_VERSION = 1
+_TIME = pa.timestamp("ms", tz="UTC")
+_CHOICE = pa.struct(
+    [
+        ("index", pa.int32()),
+        ("content", pa.string()),
+        ("finish_reason", pa.string()),
+        ("tool_calls", pa.string()),
+        ("logprobs", pa.string()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("image", pa.list_(pa.string())),
+        ("prompt", pa.string()),
+        ("extra", pa.string()),
+        ("content", pa.string()),
+        ("finish_reason", pa.string()),
+        ("finish", pa.string()),
+        ("refusal", pa.string()),
+        ("choices", pa.list_(_CHOICE)),
+        ("tool_calls", pa.string()),
+        ("label", pa.string()),
+        ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+        ("total_tokens", pa.int64()),
+        ("cached_tokens", pa.int64()),
+        ("reasoning_tokens", pa.int64()),
+        ("usage_source", pa.string()),
+        ("estimated_tokens", pa.int64()),
+        ("cost_usd", pa.decimal128(18, 9)),
+        ("model_requested", pa.string()),
+        ("model", pa.string()),
+        ("endpoint", pa.string()),
+        ("response_id", pa.string()),
+        ("system_fingerprint", pa.string()),
+        ("created", _TIME),
+        ("started_at", _TIME),
+        ("finished_at", _TIME),
+        ("latency_s", pa.float64()),
+        ("attempts", pa.int32()),
+        ("image_sha256", pa.string()),
+        ("sent_mime", pa.string()),
+        ("sent_width", pa.int32()),
+        ("sent_height", pa.int32()),
+        ("sent_bytes", pa.int32()),
+        ("image_count", pa.int32()),
+        ("status", pa.string()),
+        ("error_kind", pa.string()),
+        ("error_message", pa.string()),
+        ("http_status", pa.int32()),
+    ],
+    metadata={"captionmill_schema_version": str(SCHEMA_VERSION)},
+)
+_TEMPORARY_PREFIX = "."
+_TEMPORARY_SUFFIX = ".tmp"
+MOST_MESSAGE_CHARACTERS = 2000
+_LAST_MILLISECOND = 253_402_300_799_999  # end of the year 9999: what pandas can still show
+
+
+def part_name(number: int) -> str:
+    return f"part-{number:05d}.parquet"
+
+
+def part_number(path: Path) -> int | None:
+    """The number in a part's name; None for any other file."""
+    digits = path.name.removeprefix("part-").removesuffix(".parquet")
+    is_part = path.name == f"part-{digits}.parquet" and digits.isdecimal()
+    return int(digits) if is_part else None
+
+
+# ------------------------------------------------------------------------------- outcome -> record
+
+
+def to_record(outcome: Outcome, model_requested: str) -> str:
+    """One outcome as JSON by column name, nulls left out: what the journal keeps until it is in a part."""
+    row, reply, failure = outcome.row, outcome.reply, outcome.failure
+    record: dict[str, Any] = {
+        "id": row.id,
+        "image": row.images,
+        "prompt": row.prompt,
+        "extra": row.extra,
+        "model_requested": model_requested,
+        "endpoint": outcome.endpoint,
+        "estimated_tokens": outcome.estimated_tokens,
+        "started_at": int(outcome.started_at * 1000),
+        "finished_at": int(outcome.finished_at * 1000),
+        "latency_s": outcome.latency_seconds,
+        "attempts": outcome.attempts,
+        "image_count": len(row.images),
+        "status": "answered" if reply else "failed",
+    }
+    if outcome.pictures:
+        first = outcome.pictures[0]
+        record["image_sha256"] = first.sha256
+        record["sent_mime"] = first.mime
+        record["sent_width"] = first.width
+        record["sent_height"] = first.height
+        record["sent_bytes"] = first.byte_count
+    if reply:
+        choice, usage = reply.choices[0], reply.usage
+        record["content"] = choice.content
+        record["finish_reason"] = choice.finish_reason
+        record["finish"] = choice.finish
+        record["refusal"] = choice.refusal
+        record["tool_calls"] = choice.tool_calls
+        if len(reply.choices) > 1 or choice.logprobs:
+            record["choices"] = [_choice(c) for c in reply.choices]
+        record["prompt_tokens"] = usage.prompt_tokens
+        record["completion_tokens"] = usage.completion_tokens
+        record["total_tokens"] = usage.total_tokens
+        record["cached_tokens"] = usage.cached_tokens
+        record["reasoning_tokens"] = usage.reasoning_tokens
+        record["usage_source"] = "reported" if usage.is_reported else "missing"
+        record["cost_usd"] = outcome.cost_usd
+        record["model"] = reply.model
+        record["response_id"] = reply.id
+        record["system_fingerprint"] = reply.system_fingerprint
+        if reply.created is not None and 0 <= reply.created * 1000 <= _LAST_MILLISECOND:
+            record["created"] = reply.created * 1000
+    if failure:
+        record["error_kind"] = failure.kind
+        record["error_message"] = failure.message[:MOST_MESSAGE_CHARACTERS]
+        record["http_status"] = failure.http_status
+    return json.dumps({k: v for k, v in record.items() if v is not None}, separators=(",", ":"))
+
+
+def _choice(choice: Choice) -> dict[str, Any]:
+    return {name: getattr(choice, name) for name in _CHOICE.names}
+
+
+# ------------------------------------------------------------------------------- records -> table
+
+
+def to_table(records: Iterable[str], columns: Sequence[str] | None = None) -> pa.Table:
+    """Records as a table of the schema, or of some of its columns."""
+    rows = [json.loads(record) for record in records]
+    names = SCHEMA.names if columns is None else columns
+    schema = pa.schema([SCHEMA.field(name) for name in names], metadata=SCHEMA.metadata)
+    arrays = [pa.array([_cell(name, row.get(name)) for row in rows], schema.field(name).type) for name in names]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _cell(name: str, value: Any) -> Any:
+    return Decimal(value) if name == "cost_usd" and value is not None else _whole_text(value)
+
+
+def _whole_text(value: Any) -> Any:
+    """JSON may carry half of a surrogate pair (a server's cut emoji); Arrow's UTF-8 can't."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, list):
+        return [_whole_text(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _whole_text(v) for k, v in value.items()}
+    return value
+
+
+def write_table(path: Path, records: Iterable[str], batch_rows: int = 5000) -> int:
+    """Write records under `path`, whole or not at all, durable on return. Returns the rows written.
+
+    Raises RunError where the disk is full or the folder is gone.
+    """
+    temporary = path.with_name(f"{_TEMPORARY_PREFIX}{path.name}{_TEMPORARY_SUFFIX}")
+    rows = 0
+    try:
+        with pq.ParquetWriter(temporary, SCHEMA, compression="zstd", compression_level=3) as writer:
+            for batch in _batches(records, batch_rows):
+                writer.write_table(to_table(batch))
+                rows += len(batch)
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(f"{path}: cannot be written ({error})", kind="disk") from error
+    return rows
+
+
+def _batches(records: Iterable[str], batch_rows: int) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for record in records:
+        batch.append(record)
+        if len(batch) == batch_rows:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def sync(path: Path) -> None:
+    """fsync of a file or a folder: on disk before we go on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ------------------------------------------------------------------------------- reading
+
+
+def remove_temporary(folder: Path) -> int:
+    """Delete what a crash left half-written; returns how many files."""
+    left = list(folder.glob(f"{_TEMPORARY_PREFIX}*{_TEMPORARY_SUFFIX}"))
+    for path in left:
+        path.unlink()
+    return len(left)
+
+
+def read_ids(path: Path) -> set[str]:
+    """The ids in a part. Raises RunError where it is no whole Parquet file."""
+    try:
+        return set(pq.read_table(path, columns=["id"])["id"].to_pylist())
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(f"{path}: damaged ({error})", kind="damaged_part") from error
+
+
+def read_batches(paths: Iterable[Path], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of some parts, a batch at a time."""
+    for path in paths:
+        try:
+            with pq.ParquetFile(path, pre_buffer=False) as file:
+                yield from file.iter_batches(65536, columns=list(columns))
+        except (OSError, pa.ArrowException) as error:
+            raise RunError(f"{path}: damaged ({error})", kind="damaged_part") from error

@@ -1,0 +1,75 @@
+"""Row + prepared pictures -> the body of one chat request. Pure.
+
+The body is spliced: everything that is the same for all rows is JSON once, at the start; a row adds
+its prompt and the base64 of its pictures. A picture never passes through a JSON encoder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+
+from .config import ChatSettings
+from .rows import ChatRequest, Picture, Row
+
+# in the order of the API page; `detail` belongs to the picture, `param` is spread
+API_PARAMETERS = (
+    "temperature",
+    "top_p",
+    "n",
+    "stop",
+    "max_tokens",
+    "max_completion_tokens",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "user",
+    "response_format",
+    "seed",
+    "logprobs",
+    "tools",
+    "tool_choice",
+)
+
+
+def _json(value: object) -> bytes:
+    # ASCII only: a prompt made of an undecodable file name stays valid JSON
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+class RequestBuilder:
+    """Builds the requests of one run.
+
+    chat: model, system message and parameters, the same for every row.
+    estimate: tokens of (prompt, [(width, height), ...]).
+    """
+
+    def __init__(
+        self, chat: ChatSettings, estimate: Callable[[str, Iterable[tuple[int, int]]], int]
+    ) -> None:
+        self._estimate = estimate
+        head: dict[str, object] = {"model": chat.model}
+        head |= {k: v for k in API_PARAMETERS if (v := getattr(chat, k)) is not None}
+        head |= chat.param or {}
+        head["stream"] = False
+        messages = _json([{"role": "system", "content": chat.system}])[1:-1] + b"," if chat.system else b""
+        self._head = (
+            _json(head)[:-1]
+            + b',"messages":['
+            + messages
+            + b'{"role":"user","content":[{"type":"text","text":'
+        )
+        self._picture_end = (f'","detail":"{chat.detail}"}}}}' if chat.detail else '"}}').encode()
+
+    def build(self, row: Row, pictures: Sequence[Picture]) -> ChatRequest:
+        """The request for one row: the text, then its pictures in their order."""
+        pieces = [self._head, _json(row.prompt), b"}"]
+        for picture in pictures:
+            pieces += (
+                b',{"type":"image_url","image_url":{"url":"data:%b;base64,' % picture.mime.encode(),
+                picture.base64,
+                self._picture_end,
+            )
+        pieces.append(b"]}]}")
+        estimated_tokens = self._estimate(row.prompt, [(p.width, p.height) for p in pictures])
+        return ChatRequest(tuple(pieces), estimated_tokens)

@@ -1,0 +1,74 @@
+"""Again, how often, after how long. The policy is tenacity's, the numbers are ours.
+
+Which failure is worth another attempt is in its class (see errors.py): TransientError is, the rest
+is not. An AccountError is, until it repeats without any answer in between: relays give 401 for
+trouble in their database, and one such word should not end a night's run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, stop_any
+
+from .errors import AccountError, TransientError
+
+FIRST_WAIT_SECONDS = 0.5
+LONGEST_WAIT_SECONDS = 60.0
+ACCOUNT_ERRORS_TO_STOP = 3
+
+
+def backoff_seconds(attempt: int, chance: random.Random) -> float:
+    """Before attempt `attempt` + 1: doubles from half a second to a minute, and up to half less by chance."""
+    longest = min(FIRST_WAIT_SECONDS * 2.0 ** min(attempt - 1, 30), LONGEST_WAIT_SECONDS)
+    return longest * chance.uniform(0.5, 1.0)
+
+
+def retrying(
+    max_retries: int,
+    chance: random.Random,
+    is_stopping: Callable[[], bool],
+    before_wait: Callable[[BaseException], None],
+) -> AsyncRetrying:
+    """The policy for one run; call `.copy()` for each row, since it keeps state.
+
+    is_stopping: once true, the next failure is the last. before_wait: told of each failure that
+    will be tried again. The last real exception comes out.
+    """
+
+    def wait(state: RetryCallState) -> float:
+        assert state.outcome is not None  # noqa: S101  tenacity sets it before it waits
+        asked = getattr(state.outcome.exception(), "retry_after_seconds", None) or 0.0
+        # a pause that the server asked for is kept by the limiter, for everybody at once
+        return 0.0 if asked else backoff_seconds(state.attempt_number, chance)
+
+    def tell(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None:
+            before_wait(error)
+
+    return AsyncRetrying(
+        retry=retry_if_exception_type((TransientError, AccountError)),
+        stop=stop_any(stop_after_attempt(max_retries + 1), lambda _: is_stopping()),
+        wait=wait,
+        sleep=asyncio.sleep,
+        before_sleep=tell,
+        reraise=True,
+    )
+
+
+class AccountWatch:
+    """Believes an AccountError when it is the third in a row, over all rows."""
+
+    def __init__(self) -> None:
+        self._in_a_row = 0
+
+    def answered(self) -> None:
+        self._in_a_row = 0
+
+    def refused(self) -> bool:
+        """True when the run should stop."""
+        self._in_a_row += 1
+        return self._in_a_row >= ACCOUNT_ERRORS_TO_STOP

@@ -1,0 +1,163 @@
+"""The nouns that travel. Knows nothing of files, HTTP or time.
+
+    manifest -> Row -> (Picture, ...) -> ChatRequest -> HttpAnswer -> Reply -> Outcome -> parts
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the manifest.
+
+    images: as the manifest gives them; paths: the same, resolved against the manifest's folder.
+    prompt: with its {columns} filled in. extra: the other columns as JSON, None where there are none.
+    """
+
+    id: str
+    images: tuple[str, ...]
+    paths: tuple[str, ...]
+    prompt: str
+    extra: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture as it is sent: upright, within bounds, JPEG or PNG.
+
+    base64: the text that goes into the data URL. byte_count: of the picture before base64.
+    sha256: of the file on disk, hexadecimal.
+    """
+
+    base64: bytes
+    mime: str
+    width: int
+    height: int
+    byte_count: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A body ready to be posted, in pieces so that the base64 is copied once, when it is sent.
+
+    estimated_tokens: what the limiter reserves: pictures + text + the longest answer allowed.
+    """
+
+    pieces: tuple[bytes, ...]
+    estimated_tokens: int
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """What came back for one POST. headers: read by lower-case names. endpoint: host and path."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    endpoint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitReport:
+    """What a server says of one of its limits: so many a minute, so many of them left now."""
+
+    limit: float
+    remaining: float
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts as the server reported them; None where it did not."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+    @property
+    def is_reported(self) -> bool:
+        return self.prompt_tokens is not None or self.total_tokens is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """finish_reason: as sent. finish: normalised to stop, length, content_filter, tool_calls, other."""
+
+    index: int
+    content: str | None
+    finish_reason: str | None
+    finish: str | None = None
+    refusal: str | None = None
+    tool_calls: str | None = None  # JSON
+    logprobs: str | None = None  # JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole chat completion. choices is never empty, in the order of their index."""
+
+    choices: tuple[Choice, ...]
+    usage: Usage
+    id: str | None = None
+    model: str | None = None
+    created: int | None = None
+    system_fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a row has no answer. message: at most 2,000 characters, secrets removed."""
+
+    kind: str
+    message: str
+    http_status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one row ended: either reply or failure is set.
+
+    Times are Unix seconds; latency_seconds is the last attempt's, None where none was made.
+    """
+
+    row: Row
+    started_at: float
+    finished_at: float
+    attempts: int
+    reply: Reply | None = None
+    failure: Failure | None = None
+    pictures: tuple[Picture, ...] = ()
+    estimated_tokens: int | None = None
+    latency_seconds: float | None = None
+    endpoint: str | None = None
+    cost_usd: str | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """Running counts of one start of a run: what the bar and the summary show."""
+
+    total: int = 0
+    done_before: int = 0
+    answered: int = 0
+    failed: int = 0
+    attempts: int = 0
+    retries: int = 0
+    rate_limited: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    reserved_tokens: int = 0
+    cost_usd: Any = None  # Decimal; None until a priced answer came
+    unpriced: int = 0
+    failures_by_kind: dict[str, int] = field(default_factory=dict)
+    failed_examples: list[str] = field(default_factory=list)

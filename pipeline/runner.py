@@ -1,0 +1,315 @@
+"""One row's journey, N rows at a time. Wiring only: what is done to a row comes in as `Steps`.
+
+    rows -> prepare (ahead, in threads) -> build -> [ admit -> post -> read -> settle ] -> record
+                                                    again, while the error says so
+
+N workers pull from one queue, so at most N rows are in flight and nothing grows with the manifest.
+Each kind of failure is handled once: RowError in `_journey`, TransientError by the retry policy,
+RunError in `_work`, where it stops the run.
+
+Stopping drains: rows whose request is out are answered and saved; rows that only wait (for tokens,
+for a pause, for the next attempt) are given up and stay unfinished. A second stop gives up those too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from .config import LimitSettings
+from .errors import AccountError, AnswerError, ConnectionLost, RateLimited, RowError, RunError, TransientError
+from .limiter import Admission, Limiter
+from .retry import AccountWatch, backoff_seconds, retrying
+from .rows import ChatRequest, Failure, HttpAnswer, LimitReport, Outcome, Picture, Reply, Row, Tally
+
+MOST_BYTES_HELD = 512 * 2**20
+FAILED_EXAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What is done to a row, in order. Tests pass plain functions, jobs the real ones."""
+
+    prepare: Callable[[Row], Awaitable[tuple[Picture, ...]]]
+    build: Callable[[Row, tuple[Picture, ...]], ChatRequest]
+    post: Callable[[bytes], Awaitable[HttpAnswer]]
+    read: Callable[[HttpAnswer], Reply]
+    report: Callable[[HttpAnswer], tuple[LimitReport | None, LimitReport | None]]
+    price: Callable[[Reply], Decimal | None]
+    record: Callable[[Outcome], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Trace:
+    """What is known of a row on its way."""
+
+    started_at: float
+    attempts: int = 0
+    estimated_tokens: int | None = None
+    latency_seconds: float | None = None
+    endpoint: str | None = None
+    pictures: tuple[Picture, ...] = ()
+
+
+@dataclass(slots=True)
+class _Ahead:
+    """Pictures prepared before a worker needs them, bounded in number and in bytes."""
+
+    queue: asyncio.Queue[tuple[Row, asyncio.Future[tuple[Picture, ...]]] | None]
+    bytes_held: int = 0
+    room: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def wait_for_room(self) -> None:
+        while self.bytes_held > MOST_BYTES_HELD:
+            self.room.clear()
+            await self.room.wait()
+
+    def hold(self, preparing: asyncio.Future[tuple[Picture, ...]]) -> None:
+        if not preparing.cancelled() and preparing.exception() is None:
+            self.bytes_held += sum(len(p.base64) for p in preparing.result())
+
+    def release(self, pictures: tuple[Picture, ...]) -> None:
+        self.bytes_held -= sum(len(p.base64) for p in pictures)
+        self.room.set()
+
+
+class Runner:
+    """Takes rows through their journey.
+
+    limits: concurrency, retries and pauses. chance: for the jitter. now: Unix time, for the columns;
+    all waiting goes by the event loop's clock. Read `tally` at any time; `stopped_by` after `run`.
+    """
+
+    def __init__(
+        self,
+        steps: Steps,
+        limiter: Limiter,
+        limits: LimitSettings,
+        tally: Tally,
+        chance: random.Random,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._steps = steps
+        self._limiter = limiter
+        self._limits = limits
+        self.tally = tally
+        self._chance = chance
+        self._now = now
+        self._retrying = retrying(limits.max_retries, chance, lambda: self._is_stopping, self._will_retry)
+        self._watch = AccountWatch()
+        self._has_answer = False
+        self._is_stopping = False
+        self.stopped_by: RunError | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._out: set[asyncio.Task[None]] = set()  # workers whose request is out, or being recorded
+        self._ahead = _Ahead(asyncio.Queue(maxsize=min(limits.concurrency, 64)))
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._out)
+
+    async def run(self, rows: AsyncGenerator[Row]) -> None:
+        """Until the rows are through or the run is stopped. Raises only what is a bug."""
+        feeder = asyncio.create_task(self._feed(rows))
+        workers = [asyncio.create_task(self._work()) for _ in range(self._limits.concurrency)]
+        self._tasks = {feeder, *workers}
+        if self._is_stopping:
+            self._cancel_waiting()
+        try:
+            await self._join()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._drop_prepared()
+
+    async def _join(self) -> None:
+        """All workers have ended, or one task has failed with what nobody expected."""
+        pending = set(self._tasks)
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    raise error
+
+    def stop(self, error: RunError | None = None) -> None:
+        """Send nothing more; save what is out. error: why, where it was not the user's wish."""
+        if error is not None and self.stopped_by is None:
+            self.stopped_by = error
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._cancel_waiting()
+
+    def stop_at_once(self) -> None:
+        """Give up also what is out."""
+        self._is_stopping = True
+        for task in self._tasks:
+            task.cancel()
+
+    def _cancel_waiting(self) -> None:
+        current = asyncio.current_task()
+        for task in self._tasks - self._out:
+            if task is not current:
+                task.cancel()
+
+    # ---- feeding
+
+    async def _feed(self, rows: AsyncGenerator[Row]) -> None:
+        try:
+            async with aclosing(rows):
+                async for row in rows:
+                    await self._ahead.wait_for_room()
+                    preparing = asyncio.ensure_future(self._steps.prepare(row))
+                    preparing.add_done_callback(self._ahead.hold)
+                    await self._ahead.queue.put((row, preparing))
+        except RunError as error:
+            self.stop(error)
+        else:
+            for _ in range(self._limits.concurrency):
+                await self._ahead.queue.put(None)
+
+    def _drop_prepared(self) -> None:
+        while not self._ahead.queue.empty():
+            if item := self._ahead.queue.get_nowait():
+                item[1].cancel()
+
+    async def _work(self) -> None:
+        while not self._is_stopping and (item := await self._ahead.queue.get()) is not None:
+            row, preparing = item
+            try:
+                await self._finish(row, preparing)
+            except RunError as error:
+                self.stop(error)
+            finally:
+                self._leave()
+
+    # ---- one row
+
+    async def _finish(self, row: Row, preparing: asyncio.Future[tuple[Picture, ...]]) -> None:
+        trace = _Trace(self._now())
+        try:
+            outcome = await self._journey(row, preparing, trace)
+            if outcome is not None:
+                self._enter()
+                await self._steps.record(outcome)
+                self._count(outcome)
+        finally:
+            if trace.pictures:
+                self._ahead.release(trace.pictures)
+
+    async def _journey(
+        self, row: Row, preparing: asyncio.Future[tuple[Picture, ...]], trace: _Trace
+    ) -> Outcome | None:
+        """How the row ended; None where it was given up because the run stops."""
+        try:
+            trace.pictures = await preparing
+            request = self._steps.build(row, trace.pictures)
+            trace.estimated_tokens = request.estimated_tokens
+            reply = await self._retrying.copy()(self._attempt, request, trace)
+        except (RowError, TransientError, AccountError) as error:
+            if self._is_stopping and not isinstance(error, RowError):
+                return None
+            return self._outcome(row, trace, failure=Failure(error.kind, str(error), error.http_status))
+        return self._outcome(row, trace, reply=reply)
+
+    async def _attempt(self, request: ChatRequest, trace: _Trace) -> Reply:
+        """One pass through the gate, one POST."""
+        admission = await self._limiter.admit(request.estimated_tokens)
+        self._enter()
+        try:
+            return await self._send(request, trace, admission)
+        except AnswerError as error:
+            self._react(error, trace.attempts)
+            raise
+        finally:
+            self._leave()
+
+    async def _send(self, request: ChatRequest, trace: _Trace, admission: Admission) -> Reply:
+        loop = asyncio.get_running_loop()
+        trace.attempts += 1
+        self.tally.attempts += 1
+        sent_at = loop.time()
+        try:
+            answer = await self._steps.post(request.body)
+        finally:
+            trace.latency_seconds = loop.time() - sent_at
+        trace.endpoint = answer.endpoint
+        self._limiter.hear(admission, *self._steps.report(answer))
+        reply = self._steps.read(answer)
+        self._has_answer = True
+        self._watch.answered()
+        if reply.usage.total_tokens is not None:
+            self._limiter.settle(admission, reply.usage.total_tokens)
+        return reply
+
+    def _react(self, error: AnswerError, attempt: int) -> None:
+        """What a failed attempt means for the others."""
+        is_unreachable = isinstance(error, ConnectionLost) and error.kind == "cannot_connect"
+        if (
+            isinstance(error, AccountError) or (is_unreachable and not self._has_answer)
+        ) and self._watch.refused():
+            raise RunError(str(error), kind=error.kind, http_status=error.http_status) from error
+        if isinstance(error, RateLimited):
+            self.tally.rate_limited += 1
+        if isinstance(error, TransientError):
+            asked = error.retry_after_seconds
+            if isinstance(error, RateLimited) and asked is None:
+                asked = backoff_seconds(attempt, self._chance)
+            if asked is not None:
+                pause = min(asked, self._limits.max_wait)
+                self._limiter.close_until(asyncio.get_running_loop().time() + pause)
+
+    def _will_retry(self, _error: BaseException) -> None:
+        self.tally.retries += 1
+
+    def _enter(self) -> None:
+        if task := asyncio.current_task():
+            self._out.add(task)
+
+    def _leave(self) -> None:
+        if task := asyncio.current_task():
+            self._out.discard(task)
+
+    # ---- the end of a row
+
+    def _outcome(
+        self, row: Row, trace: _Trace, reply: Reply | None = None, failure: Failure | None = None
+    ) -> Outcome:
+        cost = self._steps.price(reply) if reply else None
+        return Outcome(
+            row=row,
+            started_at=trace.started_at,
+            finished_at=self._now(),
+            attempts=trace.attempts,
+            reply=reply,
+            failure=failure,
+            pictures=trace.pictures,
+            estimated_tokens=trace.estimated_tokens,
+            latency_seconds=trace.latency_seconds,
+            endpoint=trace.endpoint,
+            cost_usd=None if cost is None else format(cost, "f"),
+        )
+
+    def _count(self, outcome: Outcome) -> None:
+        tally = self.tally
+        if outcome.failure is not None:
+            tally.failed += 1
+            kinds = tally.failures_by_kind
+            kinds[outcome.failure.kind] = kinds.get(outcome.failure.kind, 0) + 1
+            if len(tally.failed_examples) < FAILED_EXAMPLES:
+                tally.failed_examples.append(f"{outcome.row.id}: {outcome.failure.message}")
+            return
+        assert outcome.reply is not None  # noqa: S101  an outcome has one or the other
+        tally.answered += 1
+        tally.prompt_tokens += outcome.reply.usage.prompt_tokens or 0
+        tally.completion_tokens += outcome.reply.usage.completion_tokens or 0
+        tally.reserved_tokens += outcome.estimated_tokens or 0
+        if outcome.cost_usd is None:
+            tally.unpriced += 1
+        else:
+            tally.cost_usd = (tally.cost_usd or Decimal(0)) + Decimal(outcome.cost_usd)

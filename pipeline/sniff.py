@@ -1,0 +1,130 @@
+"""What a file's own bytes say it is: format, size, orientation, and whether it may be sent untouched.
+
+A leaf: pure, knows no library, decodes nothing (about a microsecond a file; asking Pillow for the
+orientation of a PNG without an eXIf chunk would decode the whole picture). Formats by JPEG (T.81),
+PNG (ISO 15948) and EXIF 2.3 for tag 0x0112.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+# which files of a folder are rows at all; what they really are, their bytes say
+PICTURE_EXTENSIONS = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .avif .avifs .gif .bmp .dib .tif .tiff .ico .icns .jp2 .j2k"
+    " .jpx .jpf .ppm .pgm .pbm .pnm .tga .pcx .sgi .rgb .qoi .dds .heic .heif".split()
+)
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+_JPEG_PLAIN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive; Huffman
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """format: jpeg or png. width, height: as stored, before the orientation is applied.
+
+    orientation: EXIF 1 to 8. is_plain: 8 bits a channel, grey or RGB (or an opaque palette), one
+    frame, and the structure is whole up to the end mark: every server reads it as we would.
+    """
+
+    format: str
+    width: int
+    height: int
+    orientation: int
+    is_plain: bool
+
+    @property
+    def mime(self) -> str:
+        return f"image/{self.format}"
+
+
+def read_header(data: bytes) -> Header | None:
+    """The header of a JPEG or PNG; None for anything else or where it makes no sense."""
+    try:
+        if data.startswith(b"\xff\xd8\xff"):
+            return _jpeg(data)
+        if data.startswith(PNG_SIGNATURE):
+            return _png(data)
+    except (struct.error, IndexError):
+        return None
+    return None
+
+
+def is_heif(data: bytes) -> bool:
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
+
+
+def _jpeg(data: bytes) -> Header | None:
+    at, orientation, is_plain = 2, 1, True
+    while True:
+        if data[at] != 0xFF:
+            return None
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        if marker in _JPEG_WITHOUT_LENGTH:
+            at += 2
+            continue
+        if marker in (0xD9, 0xDA):  # end or scan before any frame
+            return None
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker in _JPEG_FRAMES:
+            precision, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
+            if not width or not height:
+                return None
+            is_plain = (
+                is_plain
+                and marker in _JPEG_PLAIN_FRAMES
+                and precision == 8
+                and components in (1, 3)
+                and data.endswith(b"\xff\xd9")
+            )
+            return Header("jpeg", width, height, orientation, is_plain)
+        segment = at + 4
+        if marker == 0xE1 and data[segment : segment + 6] == b"Exif\0\0":
+            orientation = exif_orientation(data[segment + 6 : at + 2 + length])
+        elif marker == 0xE2 and data[segment : segment + 4] == b"MPF\0":
+            is_plain = False  # more pictures follow the first: bytes nobody will look at
+        at += 2 + length
+
+
+def _png(data: bytes) -> Header | None:
+    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    if data[12:16] != b"IHDR" or not width or not height:
+        return None
+    at, orientation = 8, 1
+    is_plain = depth <= 8 and colour in (0, 2, 3)  # grey, RGB, palette; 4 and 6 carry alpha
+    is_whole = False
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if kind in (b"tRNS", b"acTL"):  # transparency, animation
+            is_plain = False
+        elif kind == b"eXIf":
+            orientation = exif_orientation(data[at + 8 : at + 8 + length])
+        elif kind == b"IEND":
+            is_whole = True
+            break
+        at += 12 + length
+    return Header("png", width, height, orientation, is_plain and is_whole)
+
+
+def exif_orientation(tiff: bytes) -> int:
+    """Tag 0x0112 of the first directory of an EXIF block; 1 where it is absent or nonsense."""
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(order + "I", tiff, 4)
+        (count,) = struct.unpack_from(order + "H", tiff, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(order + "HH", tiff, entry)
+            if tag == 0x0112:
+                (value,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), tiff, entry + 8)
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
