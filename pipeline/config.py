@@ -18,7 +18,8 @@ PositiveInt = Annotated[int, Field(gt=0)]
 class Group(BaseModel):
     """Common rules: no unknown names, no change after the check."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # deferred: only RunConfig is ever validated, so only its validator need be built
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
 
 
 class ChatSettings(Group):

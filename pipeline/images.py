@@ -12,7 +12,9 @@ import hashlib
 import io
 import os
 import stat
+import time
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pybase64
@@ -20,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from .config import ImageSettings
 from .errors import RowError
-from .rows import Picture, Row
+from .rows import Picture, Prepared, Row
 from .sniff import Header, is_heif, read_header
 
 # What may be opened: raster formats whose decoders run no code and no other program.
@@ -30,6 +32,7 @@ FORMATS = (
 )  # fmt: skip
 MOST_PIXELS = 180_000_000  # what one thread may decode: about 0.5 GB as RGB
 MOST_FILE_BYTES = 512 * 2**20
+_SHARED_HOP_SECONDS = 0.01
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 # 3: upside down, 6 and 8: turned phone, the others are mirrored
@@ -214,8 +217,24 @@ class PicturePool:
         self.threads = threads or max(2, os.cpu_count() or 1)
         self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="prepare")
 
-    def prepare(self, row: Row) -> asyncio.Future[tuple[Picture, ...]]:
-        return asyncio.get_running_loop().run_in_executor(self._executor, self._preparer.prepare_row, row)
+    async def prepare(self, rows: Sequence[Row]) -> list[Prepared]:
+        """The pictures of the first of `rows`, as many as take about 10 ms; at least one row's.
+
+        A hop to a thread and back costs as much as a small picture itself, so small ones share it.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._prepare_some, rows)
+
+    def _prepare_some(self, rows: Sequence[Row]) -> list[Prepared]:
+        until = time.monotonic() + _SHARED_HOP_SECONDS
+        done: list[Prepared] = []
+        for row in rows:
+            try:
+                done.append((row, self._preparer.prepare_row(row)))
+            except RowError as error:
+                done.append((row, error))
+            if time.monotonic() > until:
+                break
+        return done
 
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)

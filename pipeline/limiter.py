@@ -37,6 +37,19 @@ WINDOW_SECONDS = 60.0
 EPSILON = 1e-9
 
 
+# grants within so many seconds share an entry of the log; the entry ages as its youngest grant does
+ENTRY_SECONDS = 0.05
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """One line of the log of the last minute."""
+
+    first_time: float
+    time: float
+    amount: float
+
+
 @dataclass(slots=True, eq=False)
 class Grant:
     """What one admission took from one allowance. amount shrinks or grows when it is settled."""
@@ -44,6 +57,7 @@ class Grant:
     time: float
     amount: float
     total_after: float  # everything granted up to and with this one
+    entry: _Entry
 
 
 class Allowance:
@@ -55,7 +69,7 @@ class Allowance:
         self._level = self._burst
         self._updated: float | None = None
         self._granted_total = 0.0
-        self._window: deque[Grant] = deque()
+        self._window: deque[_Entry] = deque()
         self._window_sum = 0.0
         self.is_heard = False
 
@@ -91,10 +105,17 @@ class Allowance:
         self._advance(now)
         self._level -= amount
         self._granted_total += amount
-        grant = Grant(now, amount, self._granted_total)
-        self._window.append(grant)
         self._window_sum += amount
-        return grant
+        return Grant(now, amount, self._granted_total, self._log(now, amount))
+
+    def _log(self, now: float, amount: float) -> _Entry:
+        entry = self._window[-1] if self._window else None
+        if entry is None or now - entry.first_time > ENTRY_SECONDS:
+            entry = _Entry(now, now, 0.0)
+            self._window.append(entry)
+        entry.time = now
+        entry.amount += amount
+        return entry
 
     def settle(self, now: float, grant: Grant, used: float) -> None:
         """Correct a grant to what was really used; the difference is there again at once."""
@@ -102,7 +123,8 @@ class Allowance:
         difference = grant.amount - used
         grant.amount = used
         self._level = min(self._level + difference, self._capacity)
-        if grant.time > now - WINDOW_SECONDS:
+        if grant.entry.time > now - WINDOW_SECONDS:
+            grant.entry.amount -= difference
             self._window_sum -= difference
 
     def hear(self, now: float, grant: Grant, limit: float, remaining: float) -> None:
@@ -126,6 +148,8 @@ class Allowance:
         return remaining - max(0.0, granted_since - refilled_since)
 
     def _advance(self, now: float) -> None:
+        if now == self._updated:
+            return
         if self._updated is not None and now > self._updated:
             refill = (now - self._updated) * self.rate_per_second
             self._level = min(self._level + refill, max(self._capacity, self._level))
@@ -139,10 +163,10 @@ class Allowance:
         excess = self._window_sum + amount - self.limit_per_minute
         if excess <= EPSILON:
             return 0.0
-        for grant in self._window:
-            excess -= grant.amount
+        for entry in self._window:
+            excess -= entry.amount
             if excess <= EPSILON:
-                return grant.time + WINDOW_SECONDS - now
+                return entry.time + WINDOW_SECONDS - now
         return WINDOW_SECONDS
 
 
@@ -236,7 +260,7 @@ class Limiter:
             return allowance
         if allowance is None:
             allowance = Allowance(report.limit, self._burst_seconds)
-            grant = Grant(now, 0.0, 0.0)
+            grant = allowance.take(now, 0.0)
         if grant is not None:
             allowance.hear(now, grant, report.limit, report.remaining)
         return allowance

@@ -161,11 +161,12 @@ class Mill:
             report=lambda answer: replies.limit_reports(answer, config.rate_limit_headers),
             price=price,
             record=record,
+            prepare_at_once=pool.threads + 1,
         )
 
     # ---- which rows
 
-    async def _unfinished_rows(self) -> AsyncGenerator[Row]:
+    async def _unfinished_rows(self) -> AsyncGenerator[list[Row]]:
         """Rows without an answer, in order. Read and looked up in a thread, some hundred at a time."""
         loop = asyncio.get_running_loop()
         rows = self._manifest.rows()
@@ -177,8 +178,8 @@ class Mill:
                 if not seen:
                     return
                 self.tally.done_before += seen - len(batch)
-                for row in batch:
-                    yield row
+                if batch:
+                    yield batch
         finally:
             thread.shutdown(wait=True)  # a lookup may still be under way when we are cancelled
             journal.close()

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from .errors import RunError
@@ -144,7 +144,24 @@ def to_record(outcome: Outcome, model_requested: str) -> str:
         record["error_kind"] = failure.kind
         record["error_message"] = failure.message[:MOST_MESSAGE_CHARACTERS]
         record["http_status"] = failure.http_status
-    return json.dumps({k: v for k, v in record.items() if v is not None}, separators=(",", ":"))
+    return _dump({k: v for k, v in record.items() if v is not None})
+
+
+def _dump(record: dict[str, Any]) -> str:
+    text = json.dumps(record, separators=(",", ":"))
+    if "\\ud" in text:  # perhaps half of a surrogate pair (a cut emoji), which no UTF-8 column can hold
+        text = json.dumps(_whole_text(record), separators=(",", ":"))
+    return text
+
+
+def _whole_text(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list | tuple):
+        return [_whole_text(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _whole_text(v) for k, v in value.items()}
+    return value
 
 
 def _choice(choice: Choice) -> dict[str, Any]:
@@ -154,28 +171,23 @@ def _choice(choice: Choice) -> dict[str, Any]:
 # ------------------------------------------------------------------------------- records -> table
 
 
-def to_table(records: Iterable[str], columns: Sequence[str] | None = None) -> pa.Table:
-    """Records as a table of the schema, or of some of its columns."""
-    rows = [json.loads(record) for record in records]
-    names = SCHEMA.names if columns is None else columns
+def to_table(records: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
+    """Records as a table of the schema, or of some of its columns.
+
+    Arrow's own JSON reader: no Python object a cell (and pa.array would import pandas).
+    """
+    names = SCHEMA.names if columns is None else list(columns)
     schema = pa.schema([SCHEMA.field(name) for name in names], metadata=SCHEMA.metadata)
-    arrays = [pa.array([_cell(name, row.get(name)) for row in rows], schema.field(name).type) for name in names]
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _cell(name: str, value: Any) -> Any:
-    return Decimal(value) if name == "cost_usd" and value is not None else _whole_text(value)
-
-
-def _whole_text(value: Any) -> Any:
-    """JSON may carry half of a surrogate pair (a server's cut emoji); Arrow's UTF-8 can't."""
-    if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, list):
-        return [_whole_text(v) for v in value]
-    if isinstance(value, dict):
-        return {k: _whole_text(v) for k, v in value.items()}
-    return value
+    if not records:
+        return schema.empty_table()
+    text = "\n".join(records).encode("ascii")
+    as_read = pa.schema([f.with_type(pa.int64()) if f.type == _TIME else f for f in schema])
+    table = pj.read_json(
+        pa.BufferReader(text),
+        read_options=pj.ReadOptions(use_threads=False, block_size=len(text) + 1),
+        parse_options=pj.ParseOptions(explicit_schema=as_read, unexpected_field_behavior="ignore"),
+    )
+    return table.cast(schema)
 
 
 def write_table(path: Path, records: Iterable[str], batch_rows: int = 5000) -> int:

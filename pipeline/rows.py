@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .errors import RowError
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -39,6 +41,10 @@ class Picture:
     height: int
     byte_count: int
     sha256: str
+
+
+# a row with its pictures, or with the reason why there are none
+Prepared = tuple[Row, "tuple[Picture, ...] | RowError"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,32 +16,39 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 
 from .config import LimitSettings
 from .errors import AccountError, AnswerError, ConnectionLost, RateLimited, RowError, RunError, TransientError
 from .limiter import Admission, Limiter
-from .retry import AccountWatch, backoff_seconds, retrying
-from .rows import ChatRequest, Failure, HttpAnswer, LimitReport, Outcome, Picture, Reply, Row, Tally
+from .retry import AccountWatch, backoff_seconds, call, retrying
+from .rows import ChatRequest, Failure, HttpAnswer, LimitReport, Outcome, Picture, Prepared, Reply, Row, Tally
 
 MOST_BYTES_HELD = 512 * 2**20
+MOST_ROWS_AT_ONCE = 16
+MOST_ROWS_AHEAD = 64
 FAILED_EXAMPLES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What is done to a row, in order. Tests pass plain functions, jobs the real ones."""
+    """What is done to a row, in order. Tests pass plain functions, jobs the real ones.
 
-    prepare: Callable[[Row], Awaitable[tuple[Picture, ...]]]
+    prepare: may do fewer rows than asked, at least one. prepare_at_once: how many calls of it may run.
+    """
+
+    prepare: Callable[[list[Row]], Awaitable[list[Prepared]]]
     build: Callable[[Row, tuple[Picture, ...]], ChatRequest]
     post: Callable[[bytes], Awaitable[HttpAnswer]]
     read: Callable[[HttpAnswer], Reply]
     report: Callable[[HttpAnswer], tuple[LimitReport | None, LimitReport | None]]
     price: Callable[[Reply], Decimal | None]
     record: Callable[[Outcome], Awaitable[None]]
+    prepare_at_once: int = 2
 
 
 @dataclass(slots=True)
@@ -58,20 +65,38 @@ class _Trace:
 
 @dataclass(slots=True)
 class _Ahead:
-    """Pictures prepared before a worker needs them, bounded in number and in bytes."""
+    """Rows prepared before a worker needs them, bounded in number and in bytes.
 
-    queue: asyncio.Queue[tuple[Row, asyncio.Future[tuple[Picture, ...]]] | None]
+    source: what feeds it. taken: rows read from it that nobody prepares yet. at_once: how many rows the
+    next preparation is given; doubles while it takes all of them, falls back to one when it does not.
+    """
+
+    source: AsyncGenerator[list[Row]]
+    queue: asyncio.Queue[Prepared | None]
+    taken: deque[Row] = field(default_factory=deque)
+    at_once: int = 1
     bytes_held: int = 0
     room: asyncio.Event = field(default_factory=asyncio.Event)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def wait_for_room(self) -> None:
-        while self.bytes_held > MOST_BYTES_HELD:
-            self.room.clear()
-            await self.room.wait()
+    async def next_rows(self) -> list[Row]:
+        """The next rows to prepare; none at the end."""
+        async with self.turn:
+            while self.bytes_held > MOST_BYTES_HELD:
+                self.room.clear()
+                await self.room.wait()
+            if not self.taken:
+                self.taken.extend(await anext(self.source, []))
+            return [self.taken.popleft() for _ in range(min(self.at_once, len(self.taken)))]
 
-    def hold(self, preparing: asyncio.Future[tuple[Picture, ...]]) -> None:
-        if not preparing.cancelled() and preparing.exception() is None:
-            self.bytes_held += sum(len(p.base64) for p in preparing.result())
+    async def put(self, asked: list[Row], prepared: list[Prepared]) -> None:
+        self.taken.extendleft(reversed(asked[len(prepared) :]))
+        is_all = len(prepared) == len(asked)
+        self.at_once = min(self.at_once * 2, MOST_ROWS_AT_ONCE) if is_all else 1
+        for item in prepared:
+            if not isinstance(item[1], RowError):
+                self.bytes_held += sum(len(p.base64) for p in item[1])
+            await self.queue.put(item)
 
     def release(self, pictures: tuple[Picture, ...]) -> None:
         self.bytes_held -= sum(len(p.base64) for p in pictures)
@@ -107,16 +132,18 @@ class Runner:
         self.stopped_by: RunError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._out: set[asyncio.Task[None]] = set()  # workers whose request is out, or being recorded
-        self._ahead = _Ahead(asyncio.Queue(maxsize=min(limits.concurrency, 64)))
+        self._ahead: _Ahead | None = None
 
     @property
     def in_flight(self) -> int:
         return len(self._out)
 
-    async def run(self, rows: AsyncGenerator[Row]) -> None:
+    async def run(self, rows: AsyncGenerator[list[Row]]) -> None:
         """Until the rows are through or the run is stopped. Raises only what is a bug."""
-        feeder = asyncio.create_task(self._feed(rows))
-        workers = [asyncio.create_task(self._work()) for _ in range(self._limits.concurrency)]
+        queue: asyncio.Queue[Prepared | None] = asyncio.Queue(min(self._limits.concurrency, MOST_ROWS_AHEAD))
+        self._ahead = ahead = _Ahead(rows, queue)
+        feeder = asyncio.create_task(self._feed(ahead))
+        workers = [asyncio.create_task(self._work(ahead)) for _ in range(self._limits.concurrency)]
         self._tasks = {feeder, *workers}
         if self._is_stopping:
             self._cancel_waiting()
@@ -126,7 +153,7 @@ class Runner:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            self._drop_prepared()
+            await rows.aclose()
 
     async def _join(self) -> None:
         """All workers have ended, or one task has failed with what nobody expected."""
@@ -159,58 +186,54 @@ class Runner:
 
     # ---- feeding
 
-    async def _feed(self, rows: AsyncGenerator[Row]) -> None:
+    async def _feed(self, ahead: _Ahead) -> None:
         try:
-            async with aclosing(rows):
-                async for row in rows:
-                    await self._ahead.wait_for_room()
-                    preparing = asyncio.ensure_future(self._steps.prepare(row))
-                    preparing.add_done_callback(self._ahead.hold)
-                    await self._ahead.queue.put((row, preparing))
-        except RunError as error:
-            self.stop(error)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._steps.prepare_at_once):
+                    group.create_task(self._prepare(ahead))
+        except* RunError as errors:
+            error = errors.exceptions[0]
+            self.stop(error if isinstance(error, RunError) else None)
         else:
             for _ in range(self._limits.concurrency):
-                await self._ahead.queue.put(None)
+                await ahead.queue.put(None)
 
-    def _drop_prepared(self) -> None:
-        while not self._ahead.queue.empty():
-            if item := self._ahead.queue.get_nowait():
-                item[1].cancel()
+    async def _prepare(self, ahead: _Ahead) -> None:
+        while rows := await ahead.next_rows():
+            await ahead.put(rows, await self._steps.prepare(rows))
 
-    async def _work(self) -> None:
-        while not self._is_stopping and (item := await self._ahead.queue.get()) is not None:
-            row, preparing = item
+    async def _work(self, ahead: _Ahead) -> None:
+        while not self._is_stopping and (prepared := await ahead.queue.get()) is not None:
+            row, pictures = prepared
+            trace = _Trace(self._now())
             try:
-                await self._finish(row, preparing)
+                await self._finish(row, pictures, trace)
             except RunError as error:
                 self.stop(error)
             finally:
                 self._leave()
+                ahead.release(trace.pictures)
 
     # ---- one row
 
-    async def _finish(self, row: Row, preparing: asyncio.Future[tuple[Picture, ...]]) -> None:
-        trace = _Trace(self._now())
-        try:
-            outcome = await self._journey(row, preparing, trace)
-            if outcome is not None:
-                self._enter()
-                await self._steps.record(outcome)
-                self._count(outcome)
-        finally:
-            if trace.pictures:
-                self._ahead.release(trace.pictures)
+    async def _finish(self, row: Row, pictures: tuple[Picture, ...] | RowError, trace: _Trace) -> None:
+        outcome = await self._journey(row, pictures, trace)
+        if outcome is not None:
+            self._enter()
+            await self._steps.record(outcome)
+            self._count(outcome)
 
     async def _journey(
-        self, row: Row, preparing: asyncio.Future[tuple[Picture, ...]], trace: _Trace
+        self, row: Row, pictures: tuple[Picture, ...] | RowError, trace: _Trace
     ) -> Outcome | None:
         """How the row ended; None where it was given up because the run stops."""
         try:
-            trace.pictures = await preparing
-            request = self._steps.build(row, trace.pictures)
+            if isinstance(pictures, RowError):
+                raise pictures
+            trace.pictures = pictures
+            request = self._steps.build(row, pictures)
             trace.estimated_tokens = request.estimated_tokens
-            reply = await self._retrying.copy()(self._attempt, request, trace)
+            reply = await call(self._retrying, partial(self._attempt, request, trace))
         except (RowError, TransientError, AccountError) as error:
             if self._is_stopping and not isinstance(error, RowError):
                 return None
