@@ -23,13 +23,13 @@ from .errors import RunError
 from .folder import RunFolder
 from .journal import Entry, Journal, Part
 
-LONGEST_WAIT_FOR_PART_SECONDS = 600.0
+LONGEST_WAIT_FOR_PART_SECONDS = 120.0
 
 
 class Checkpoint:
     """The durable side of one run. Open it with `open_checkpoint`, close it with `close`.
 
-    rows_per_part: answers that make a part; a part is also written ten minutes after the last one.
+    rows_per_part: answers that make a part; a part is also written two minutes after the last one.
     """
 
     def __init__(self, folder: RunFolder, journal: Journal, rows_per_part: int) -> None:

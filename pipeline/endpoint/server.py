@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import math
 import random
+import threading
 import time
 from collections import Counter
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
 from .completions import BadRequest, Question, answer, look, prompt_tokens, read_question
 from .describer import Measured
+
+T = TypeVar("T")
 
 MOST_BODY_BYTES = 256 * 2**20
 FAULTS = ("500", "503", "429", "reset", "truncate", "empty", "hang")
@@ -247,3 +252,24 @@ async def start(endpoint: BuiltinEndpoint, host: str, port: int) -> tuple[web.Ap
     site = web.TCPSite(runner, host, port, backlog=4096)
     await site.start()
     return runner, runner.addresses[0][1]
+
+
+@contextlib.contextmanager
+def serving(settings: EndpointSettings) -> Iterator[str]:
+    """The endpoint in a thread of this process, on a free port of the loopback. Yields its base URL."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="endpoint", daemon=True)
+    thread.start()
+
+    def call(work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+    runner, port = call(start(BuiltinEndpoint(settings), "127.0.0.1", 0))
+    try:
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        call(runner.cleanup())
+        call(loop.shutdown_default_executor())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -1,0 +1,63 @@
+"""captionmill demo [-o RUN]
+
+Captions the sample pictures against the built-in endpoint, which it starts in this process: no key, no
+network, nothing paid. Shows the answers and the report, writes report.html and the gallery, and says
+where everything is. One sample is broken on purpose: a failed row is part of a normal run.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pipeline import pages, parts
+from pipeline.chat import Endpoint, chat_completions_url
+from pipeline.config import RunConfig
+from pipeline.endpoint.server import EndpointSettings, serving
+from pipeline.folder import RunFolder
+from pipeline.mill import Job
+from pipeline.report import read_report
+
+from . import caption, report
+from .arguments import Parser
+
+SAMPLES = Path(__file__).resolve().parent.parent / "sample_data" / "images"
+_TEXT_WIDTH = 96
+
+
+def main(argv: list[str]) -> int:
+    """Run the demo. Returns 0 where everything but the broken sample was answered."""
+    parser = Parser(prog="captionmill demo", description=__doc__)
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("demo-captions"), help="the run folder [demo-captions]"
+    )
+    run_path = parser.parse(argv).output
+    config = RunConfig(model="gpt-4o", max_tokens=120, tpm=300_000)
+    with serving(EndpointSettings(tokens_per_minute=300_000, latency_seconds=0.2)) as base_url:
+        endpoint = Endpoint(chat_completions_url(base_url), "demo-key")
+        code = caption.run(Job(SAMPLES, run_path, config, endpoint))
+    folder = RunFolder(run_path)
+    print()
+    _print_answers(folder)
+    print()
+    print(report.as_text(read_report(folder)))
+    print("(prices as if gpt-4o had answered; nothing was paid)\n")
+    print(f"dataset   {folder.results}    pandas.read_parquet({str(folder.results)!r})")
+    print(f"failures  {folder.failures}")
+    print(f"report    {pages.write_report(folder, read_report(folder))}")
+    print(f"gallery   {pages.write_gallery(folder)}")
+    return 0 if code == caption.EXIT_SOME_FAILED else code
+
+
+def _print_answers(folder: RunFolder) -> None:
+    paths = sorted(folder.results.glob("*.parquet"))
+    for batch in parts.read_batches(paths, ("id", "finish", "total_tokens", "content")):
+        for row in batch.to_pylist():
+            text = (row["content"] or "").removeprefix("Measured by the built-in describer, which is no vision model: ")
+            print(f"{row['id']:<20} {row['finish']:<6} {row['total_tokens']:>5}  {text[:_TEXT_WIDTH]}")
+
+
+if __name__ == "__main__":
+    from .__main__ import run_job
+
+    sys.exit(run_job("demo", sys.argv[1:]))

@@ -1,0 +1,119 @@
+"""What a run came to, as files for a browser: report.html and the gallery. No request to outside.
+
+Everything from a manifest or a server is escaped by the templates; a caption is text, never markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from . import parts
+from .config import ImageSettings
+from .errors import RowError
+from .folder import RunFolder, utc_now
+from .images import PicturePreparer
+from .journal import Journal
+from .report import RunReport
+
+ROWS_A_PAGE = 200
+THUMBNAIL_SIDE_PX = 320
+_TEMPLATES = Path(__file__).parent / "templates"
+_GALLERY_COLUMNS = (
+    "id", "image", "content", "refusal", "tool_calls", "finish", "prompt_tokens", "completion_tokens",
+    "cost_usd", "latency_s", "error_kind", "error_message",
+)  # fmt: skip
+
+
+def write_report(folder: RunFolder, report: RunReport) -> Path:
+    """Write report.html; returns its path."""
+    page = _template("report.html").render(
+        report=report,
+        css=_css(),
+        source=folder.read_run().get("source", ""),
+        written=utc_now(),
+        tokens_in=sum(line.prompt_tokens for line in report.models.values()),
+        tokens_out=sum(line.completion_tokens for line in report.models.values()),
+    )
+    folder.report.write_text(page, encoding="utf-8")
+    return folder.report
+
+
+def write_gallery(folder: RunFolder) -> Path:
+    """Write gallery/index.html and its further pages and thumbnails; returns the first page."""
+    source = Path(folder.read_run()["source"])
+    base = source if source.is_dir() else source.parent
+    thumbnails = folder.gallery / "thumbnails"
+    thumbnails.mkdir(parents=True, exist_ok=True)
+    journal = Journal(folder.journal, read_only=True)
+    try:
+        answered, failed, _ = journal.counts()
+        total = answered + failed
+        pages = max(1, -(-total // ROWS_A_PAGE))
+        rows = _rows(folder, journal)
+        for old in folder.gallery.glob("page-*.html"):
+            old.unlink()
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            for page in range(1, pages + 1):
+                batch = list(islice(rows, ROWS_A_PAGE))
+                names = threads.map(lambda row: _thumbnail(base, row["image"], thumbnails), batch)
+                shown = [row | {"thumbnail": name} for row, name in zip(batch, names, strict=True)]
+                _write_page(folder, page, pages, total, shown)
+    finally:
+        journal.close()
+    return folder.gallery / "index.html"
+
+
+def _rows(folder: RunFolder, journal: Journal) -> Iterator[dict[str, Any]]:
+    """Failed rows first (they are what one looks for), then the answers in the order they came."""
+    noted, waiting = journal.snapshot()
+    paths = [folder.results / parts.part_name(part.number) for part in noted]
+    tables = chain(
+        parts.to_table(list(journal.failed_records()), _GALLERY_COLUMNS).to_batches(1000),
+        parts.read_batches(paths, _GALLERY_COLUMNS),
+        parts.to_table(waiting, _GALLERY_COLUMNS).to_batches(1000),
+    )
+    for batch in tables:
+        yield from batch.to_pylist()
+
+
+def _write_page(folder: RunFolder, page: int, pages: int, total: int, rows: list[dict[str, Any]]) -> None:
+    name = "index.html" if page == 1 else f"page-{page}.html"
+    near = sorted({1, pages, *range(max(1, page - 4), min(pages, page + 4) + 1)})
+    text = _template("gallery.html").render(
+        title=str(folder.path), css=_css(), page=page, pages=pages, total=total, links=near, rows=rows
+    )
+    (folder.gallery / name).write_text(text, encoding="utf-8")
+
+
+def _thumbnail(base: Path, images: list[str] | None, folder: Path) -> str | None:
+    """Make a thumbnail once; its name relative to the gallery, None where the picture can't be read."""
+    if not images:
+        return None
+    path = os.path.join(base, images[0])  # noqa: PTH118  absolute paths stay as they are
+    name = f"{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:24]}.jpg"
+    target = folder / name
+    if not target.exists():
+        settings = ImageSettings(max_side=THUMBNAIL_SIDE_PX, jpeg_quality=80, background="#ffffff")
+        try:
+            target.write_bytes(base64.b64decode(PicturePreparer(settings).prepare(path).base64))
+        except RowError:
+            return None
+    return f"thumbnails/{name}"
+
+
+def _template(name: str) -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(_TEMPLATES)
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True).get_template(name)
+
+
+def _css() -> str:
+    return (_TEMPLATES / "base.css").read_text(encoding="utf-8")
