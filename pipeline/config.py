@@ -12,6 +12,25 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 DEFAULT_PROMPT = "Describe this image in one or two sentences."
 
+# in the order of the API page; `detail` belongs to the picture, `param` is spread
+API_ORDER = (
+    "temperature",
+    "top_p",
+    "n",
+    "stop",
+    "max_tokens",
+    "max_completion_tokens",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "user",
+    "response_format",
+    "seed",
+    "logprobs",
+    "tools",
+    "tool_choice",
+)
+
 PositiveInt = Annotated[int, Field(gt=0)]
 
 

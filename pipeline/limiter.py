@@ -33,6 +33,8 @@ from .errors import RowError
 from .rows import LimitReport
 
 WINDOW_SECONDS = 60.0
+# a server's clock is not ours: what it reports is used up to so much refill, a constant that costs no rate
+MARGIN_SECONDS = 0.02
 # floats: a wait of less than this is no wait (a loop could spin on 1e-15 missing tokens)
 EPSILON = 1e-9
 
@@ -66,7 +68,7 @@ class Allowance:
     def __init__(self, limit_per_minute: float, burst_seconds: float) -> None:
         self.limit_per_minute = float(limit_per_minute)
         self._burst = max(self.rate_per_second * burst_seconds, EPSILON)
-        self._level = self._burst
+        self._level = 0.0  # nobody knows what the quota holds at the start; a burst into an empty one is a storm
         self._updated: float | None = None
         self._granted_total = 0.0
         self._window: deque[_Entry] = deque()
@@ -95,7 +97,8 @@ class Allowance:
     def wait_seconds(self, now: float, amount: float) -> float:
         """Seconds until `amount` may be taken; 0 when now."""
         self._advance(now)
-        need = min(amount, self._capacity)  # the rest becomes a debt
+        margin = self.rate_per_second * MARGIN_SECONDS if self.is_heard else 0.0
+        need = min(amount + margin, self._capacity)  # the rest becomes a debt
         wait = (need - self._level) / self.rate_per_second
         if not self.is_heard:
             wait = max(wait, self._window_wait(now, amount))

@@ -9,27 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 
-from .config import ChatSettings
+from .config import API_ORDER, ChatSettings
 from .rows import ChatRequest, Picture, Row
-
-# in the order of the API page; `detail` belongs to the picture, `param` is spread
-API_PARAMETERS = (
-    "temperature",
-    "top_p",
-    "n",
-    "stop",
-    "max_tokens",
-    "max_completion_tokens",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "user",
-    "response_format",
-    "seed",
-    "logprobs",
-    "tools",
-    "tool_choice",
-)
 
 
 def _json(value: object) -> bytes:
@@ -49,7 +30,7 @@ class RequestBuilder:
     ) -> None:
         self._estimate = estimate
         head: dict[str, object] = {"model": chat.model}
-        head |= {k: v for k in API_PARAMETERS if (v := getattr(chat, k)) is not None}
+        head |= {k: v for k in API_ORDER if (v := getattr(chat, k)) is not None}
         head |= chat.param or {}
         head["stream"] = False
         messages = _json([{"role": "system", "content": chat.system}])[1:-1] + b"," if chat.system else b""

@@ -1,0 +1,131 @@
+"""Stand-ins for an endpoint that tests script: answers in order, or a server with a quota of its own.
+
+They check what the client sends and run on whatever loop is running, virtual time included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.rows import ChatRequest, HttpAnswer, Picture, Row
+
+PICTURE = Picture(b"QUJD", "image/jpeg", 640, 480, 3, "0" * 64)
+
+
+def completion(text: str = "a picture", prompt_tokens: int = 400, completion_tokens: int = 20, **more: Any) -> bytes:
+    return json.dumps(
+        {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 1714079126,
+            "model": "gpt-4o",
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": text},
+                    "logprobs": None,
+                    "finish_reason": "stop",
+                }
+            ],
+            "usage": {
+                "prompt_tokens": prompt_tokens,
+                "completion_tokens": completion_tokens,
+                "total_tokens": prompt_tokens + completion_tokens,
+            },
+            "system_fingerprint": "fp_1",
+        }
+        | more
+    ).encode()
+
+
+def good(text: str = "a picture", headers: dict[str, str] | None = None) -> HttpAnswer:
+    return HttpAnswer(200, headers or {}, completion(text), "server/v1")
+
+
+def error(status: int, code: str, headers: dict[str, str] | None = None, message: str = "no") -> HttpAnswer:
+    body = {"error": {"message": message, "type": "", "param": None, "code": code}}
+    return HttpAnswer(status, headers or {}, json.dumps(body).encode(), "server/v1")
+
+
+def rows(count: int) -> list[Row]:
+    return [Row(f"r{i:06d}", (f"{i}.jpg",), (f"/{i}.jpg",), f"[row r{i:06d}]") for i in range(count)]
+
+
+def build(row: Row, _pictures: object, tokens: int = 500) -> ChatRequest:
+    return ChatRequest((row.prompt.encode(),), tokens)
+
+
+@dataclass
+class ScriptedChat:
+    """Answers each POST with the next of `script`; a callable is called, an exception raised."""
+
+    script: Iterator[HttpAnswer | Exception | Callable[[], HttpAnswer]]
+    latency_seconds: float = 0.1
+    sent_at: list[float] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+
+    async def post(self, body: bytes) -> HttpAnswer:
+        self.sent_at.append(asyncio.get_running_loop().time())
+        self.bodies.append(body)
+        step = next(self.script)
+        await asyncio.sleep(self.latency_seconds)
+        if isinstance(step, Exception):
+            raise step
+        return step() if callable(step) else step
+
+
+@dataclass
+class QuotaServer:
+    """A provider: a token bucket of one minute that charges the reservation at arrival.
+
+    cost: tokens a request takes. says_remaining: whether it sends x-ratelimit headers.
+    """
+
+    limit: int
+    cost: int
+    latency_seconds: float = 1.0
+    says_remaining: bool = True
+    starts_full: bool = True
+    admitted: list[tuple[float, int]] = field(default_factory=list)
+    refused: int = 0
+    _level: float = 0.0
+    _updated: float | None = None
+    _started_at: float = 0.0
+
+    def _refill(self, now: float) -> None:
+        if self._updated is None:
+            self._level, self._started_at = (self.limit if self.starts_full else 0.0), now
+        else:
+            self._level = min(self.limit, self._level + (now - self._updated) * self.limit / 60)
+        self._updated = now
+
+    def _headers(self) -> dict[str, str]:
+        if not self.says_remaining:
+            return {}
+        return {
+            "x-ratelimit-limit-tokens": str(self.limit),
+            "x-ratelimit-remaining-tokens": str(max(0, int(self._level))),
+        }
+
+    async def post(self, _body: bytes) -> HttpAnswer:
+        loop = asyncio.get_running_loop()
+        self._refill(loop.time())
+        if self._level < self.cost:
+            self.refused += 1
+            wait = (self.cost - self._level) * 60 / self.limit
+            headers = self._headers() | {"retry-after-ms": str(int(wait * 1000) + 1)}
+            return error(429, "rate_limit_exceeded", headers)
+        self._level -= self.cost
+        self.admitted.append((loop.time(), self.cost))
+        await asyncio.sleep(self.latency_seconds)
+        self._refill(loop.time())
+        return good(headers=self._headers())
+
+    def utilisation(self, now: float) -> float:
+        """Tokens admitted of those that were to be had until now."""
+        start = self.limit if self.starts_full else 0
+        return sum(n for _, n in self.admitted) / (start + (now - self._started_at) * self.limit / 60)

@@ -1,0 +1,300 @@
+"""Pictures: upright, within bounds, honest about their type, and one failed row for each that is broken."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import struct
+import zlib
+
+import pytest
+from PIL import Image, ImageDraw
+
+from pipeline.config import ImageSettings
+from pipeline.errors import RowError
+from pipeline.images import PicturePreparer
+from pipeline.sniff import exif_orientation, read_header
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    """Prepare bytes under a given file name, with given settings."""
+
+    def call(data: bytes, name: str = "p.jpg", **settings):
+        path = tmp_path / name
+        path.write_bytes(data)
+        defaults = {"max_side": 1568, "jpeg_quality": 85, "background": "#ffffff"}
+        picture = PicturePreparer(ImageSettings(**defaults | settings)).prepare(str(path))
+        return picture, base64.b64decode(picture.base64)
+
+    return call
+
+
+def encode(image: Image.Image, format_name: str, **options) -> bytes:
+    out = io.BytesIO()
+    image.save(out, format_name, **options)
+    return out.getvalue()
+
+
+def corners() -> Image.Image:
+    """Each quarter another colour, wider than high: shows every turn and flip."""
+    image = Image.new("RGB", (120, 80))
+    draw = ImageDraw.Draw(image)
+    for x, y, colour in ((0, 0, "red"), (60, 0, "lime"), (0, 40, "blue"), (60, 40, "white")):
+        draw.rectangle((x, y, x + 59, y + 39), colour)
+    return image
+
+
+def assert_close(image: Image.Image, expected: Image.Image, tolerance: int = 40):
+    """Same size, and the middle of each quarter has the same colour."""
+    assert image.size == expected.size
+    w, h = image.size
+    for x, y in ((w // 4, h // 4), (3 * w // 4, h // 4), (w // 4, 3 * h // 4), (3 * w // 4, 3 * h // 4)):
+        found, wanted = image.convert("RGB").getpixel((x, y)), expected.convert("RGB").getpixel((x, y))
+        assert max(abs(a - b) for a, b in zip(found, wanted, strict=True)) <= tolerance, (x, y, found, wanted)
+
+
+# ------------------------------------------------------------------------------- passed through
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(("format_name", "mime"), [("JPEG", "image/jpeg"), ("PNG", "image/png")])
+def test_a_plain_picture_is_sent_as_it_is(prepare, mode, format_name, mime):
+    """An upright JPEG or PNG within bounds: the file's own bytes, never recompressed."""
+    data = encode(corners().convert(mode), format_name)
+    picture, sent = prepare(data)
+    assert sent == data
+    assert (picture.mime, picture.width, picture.height, picture.byte_count) == (mime, 120, 80, len(data))
+
+
+def test_an_opaque_palette_passes_through(prepare):
+    """A palette without transparency needs no conversion."""
+    data = encode(corners().quantize(8), "PNG")
+    assert prepare(data)[1] == data
+
+
+def test_the_type_comes_from_the_bytes(prepare):
+    """A PNG named .jpg is declared as PNG: servers refuse a wrong type."""
+    assert prepare(encode(corners(), "PNG"), "lies.jpg")[0].mime == "image/png"
+    assert prepare(encode(corners(), "WEBP"), "lies.png")[0].mime == "image/jpeg"
+
+
+def test_the_hash_is_the_files(prepare):
+    """image_sha256 is of the file on disk, also when something else is sent."""
+    import hashlib
+
+    data = encode(corners().resize((2000, 100)), "JPEG")
+    picture, sent = prepare(data)
+    assert picture.sha256 == hashlib.sha256(data).hexdigest()
+    assert sent != data
+
+
+# ------------------------------------------------------------------------------- turned
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("max_side", [1568, 60])
+def test_every_orientation_comes_out_upright(prepare, orientation, format_name, max_side):
+    """All 8 EXIF orientations, in each format that has them, with and without shrinking."""
+    upright = corners()
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # PIL's transpose that makes the stored picture
+    stored = upright if orientation == 1 else upright.transpose(undo[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture, sent = prepare(encode(stored, format_name, exif=exif), max_side=max_side)
+    image = Image.open(io.BytesIO(sent))
+    assert_close(image, upright if max_side > 120 else upright.resize((60, 40)))
+    assert (picture.width, picture.height) == image.size
+    if orientation != 1:
+        assert image.getexif().get(0x0112) in (None, 1)
+
+
+def test_orientation_is_read_in_both_byte_orders():
+    """Cameras write little or big endian, and nonsense counts as upright."""
+    for order, mark in (("<", b"II"), (">", b"MM")):
+        block = mark + struct.pack(order + "HIHHHIHH", 42, 8, 1, 0x0112, 3, 1, 6, 0)
+        assert exif_orientation(block) == 6
+        assert exif_orientation(block[:14]) == 1
+    assert exif_orientation(b"") == 1
+
+
+# ------------------------------------------------------------------------------- bounded
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((3000, 2000), (1568, 1045)), ((2000, 3000), (1045, 1568)), ((1569, 10), (1568, 10)), ((20000, 1), (1568, 1))],
+)
+def test_the_long_side_is_bounded(prepare, size, expected):
+    """Ratio kept, never enlarged, never below one pixel."""
+    picture, sent = prepare(encode(Image.new("RGB", size, "teal"), "JPEG"))
+    assert Image.open(io.BytesIO(sent)).size == (picture.width, picture.height) == expected
+
+
+def test_a_picture_at_the_bound_is_untouched(prepare):
+    """The bound is inclusive."""
+    data = encode(Image.new("RGB", (1568, 20), "teal"), "JPEG")
+    assert prepare(data)[1] == data
+
+
+def test_shrinking_is_as_good_as_the_slow_way(prepare):
+    """Decoding at a fraction of the size and one bicubic pass: at least 40 dB against LANCZOS from full size."""
+    noise = Image.effect_noise((300, 200), 60).resize((3000, 2000), Image.Resampling.BICUBIC)
+    photo = Image.merge("RGB", (noise, noise.rotate(180), Image.linear_gradient("L").resize((3000, 2000))))
+    data = encode(photo, "JPEG", quality=92)
+    _, sent = prepare(data, jpeg_quality=95)
+    slow_way = Image.open(io.BytesIO(data)).resize((1568, 1045), Image.Resampling.LANCZOS)
+    reference = encode(slow_way, "JPEG", quality=95)  # the encoder's own loss is the same for both
+    assert psnr(Image.open(io.BytesIO(sent)), Image.open(io.BytesIO(reference))) >= 40
+
+
+def psnr(one: Image.Image, other: Image.Image) -> float:
+    import math
+
+    import numpy as np
+
+    difference = np.asarray(one.convert("RGB"), float) - np.asarray(other.convert("RGB"), float)
+    return 10 * math.log10(255**2 / max(1e-9, float((difference**2).mean())))
+
+
+# ------------------------------------------------------------------------------- modes
+
+
+def middle(data: bytes) -> tuple[int, ...]:
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    return image.getpixel((image.width // 2, image.height // 2))
+
+
+def near(found, wanted, tolerance=12):
+    return all(abs(a - b) <= tolerance for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "WEBP", "TIFF"])
+def test_transparency_shows_the_background(prepare, format_name):
+    """A hidden colour under alpha 0 does not show; the background does, whichever is set."""
+    image = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
+    data = encode(image, format_name, **({"lossless": True, "exact": True} if format_name == "WEBP" else {}))
+    assert near(middle(prepare(data)[1]), (255, 255, 255))
+    assert near(middle(prepare(data, background="#0000ff")[1]), (0, 0, 255))
+
+
+def test_palette_transparency_shows_the_background(prepare):
+    """tRNS on a palette, which some servers drop."""
+    image = Image.new("P", (40, 40), 0)
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    assert near(middle(prepare(encode(image, "PNG", transparency=0))[1]), (255, 255, 255))
+
+
+@pytest.mark.parametrize("value", [0, 20_000, 40_000, 65_535])
+def test_sixteen_bits_are_scaled_not_clipped(prepare, value):
+    """40,000 of 65,535 is a light grey, not white."""
+    data = encode(Image.new("I;16", (40, 40), value), "PNG")
+    assert near(middle(prepare(data)[1]), (value // 257,) * 3, 3)
+
+
+def test_cmyk_comes_out_as_rgb(prepare):
+    """A scan in CMYK keeps its colours."""
+    data = encode(Image.new("CMYK", (40, 40), (0, 255, 255, 0)), "JPEG", quality=95)
+    picture, sent = prepare(data)
+    assert near(middle(sent), (255, 0, 0), 20)
+    assert picture.mime == "image/jpeg"
+
+
+def test_an_animation_gives_its_first_frame(prepare):
+    """One upright still picture, whatever moved."""
+    frames = [Image.new("RGB", (40, 40), c) for c in ("blue", "red")]
+    for format_name in ("GIF", "WEBP", "PNG"):
+        data = encode(frames[0], format_name, save_all=True, append_images=frames[1:], duration=100)
+        picture, sent = prepare(data)
+        assert near(middle(sent), (0, 0, 255), 30), format_name
+        assert picture.mime == "image/jpeg"
+
+
+@pytest.mark.parametrize("format_name", ["BMP", "TIFF", "GIF", "WEBP", "AVIF", "PPM", "TGA", "ICO", "JPEG2000"])
+def test_other_formats_are_sent_as_jpeg(prepare, format_name):
+    """Only image/jpeg and image/png are understood everywhere."""
+    picture, sent = prepare(encode(corners(), format_name))
+    assert picture.mime == "image/jpeg"
+    assert_close(Image.open(io.BytesIO(sent)), corners().resize((picture.width, picture.height)), 60)
+
+
+# ------------------------------------------------------------------------------- broken
+
+WHOLE_JPEG = encode(corners().resize((400, 300)), "JPEG")
+WHOLE_PNG = encode(Image.effect_noise((100, 100), 50), "PNG")
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"", "image_broken"),
+        (WHOLE_JPEG[: len(WHOLE_JPEG) // 2], "image_broken"),
+        (WHOLE_PNG[: len(WHOLE_PNG) // 2], "image_broken"),
+        (b"%PDF-1.4 not a picture", "image_format"),
+        (b"\x00" * 1000, "image_format"),
+        (b"\xff\xd8\xff", "image_format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image_format"),
+    ],
+)
+def test_a_broken_file_is_a_row_error_that_names_it(prepare, data, kind):
+    """Truncated, empty, not a picture: a kind and a message with the path."""
+    with pytest.raises(RowError, match=r"p\.jpg") as caught:
+        prepare(data)
+    assert caught.value.kind == kind
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(prepare):
+    """30,000 x 30,000 pixels in a small file: refused by its header."""
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    chunks = b"".join(
+        struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d))
+        for k, d in ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    )
+    with pytest.raises(RowError, match="30000 x 30000 pixels") as caught:
+        prepare(b"\x89PNG\r\n\x1a\n" + chunks)
+    assert caught.value.kind == "image_too_large"
+
+
+def test_what_is_no_file(tmp_path):
+    """A missing file, a folder, a pipe (that nobody writes to), a URL, a null byte."""
+    preparer = PicturePreparer(ImageSettings(max_side=9, jpeg_quality=85, background="#ffffff"))
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path, kind in (
+        (tmp_path / "none.jpg", "image_missing"),
+        (tmp_path, "image_unreadable"),
+        (tmp_path / "pipe.jpg", "image_unreadable"),
+        ("https://example.org/a.jpg", "image_remote"),
+        ("a\0b.jpg", "image_unreadable"),
+    ):
+        with pytest.raises(RowError) as caught:
+            preparer.prepare(str(path))
+        assert caught.value.kind == kind, path
+
+
+def test_heic_is_read_or_says_what_to_install(prepare):
+    """With the extra it is decoded; without, the row's message is the install line."""
+    data = b"\x00\x00\x00\x18ftypheic" + b"\x00" * 100
+    try:
+        import pillow_heif
+    except ImportError:
+        with pytest.raises(RowError, match=r"captionmill\[heif\]"):
+            prepare(data, "p.heic")
+        return
+    with pytest.raises(RowError) as caught:
+        prepare(data, "p.heic")
+    assert caught.value.kind in ("image_broken", "image_format")
+    pillow_heif.register_heif_opener()
+    picture, sent = prepare(encode(corners(), "HEIF", quality=95), "p.heic")
+    assert_close(Image.open(io.BytesIO(sent)), corners(), 60)
+    assert picture.mime == "image/jpeg"
+
+
+def test_a_png_with_its_orientation_last_is_read_without_decoding():
+    """The header walk covers eXIf wherever it stands, and reads no pixel."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    header = read_header(encode(corners(), "PNG", exif=exif))
+    assert header is not None
+    assert (header.orientation, header.width, header.is_plain) == (6, 120, True)

@@ -1,0 +1,231 @@
+"""The laws of the limiter, on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+import virtual_time
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import RowError
+from pipeline.limiter import MARGIN_SECONDS, Allowance, Limiter
+from pipeline.rows import LimitReport
+
+
+def most_in_a_minute(grants: list[tuple[float, float]]) -> float:
+    """The largest sum over any half-open window of 60 seconds that starts at a grant."""
+    return max(
+        sum(amount for at, amount in grants if start <= at < start + 60 - 1e-6) for start, _ in grants
+    )
+
+
+@given(
+    limit=st.integers(600, 100_000),
+    burst_seconds=st.floats(0.1, 60),
+    requests=st.lists(st.tuples(st.floats(0, 20), st.floats(0.001, 1)), min_size=1, max_size=80),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_window_is_over_the_limit(limit, burst_seconds, requests, seed):
+    """Without a word from the server, no 60 seconds grant more than the limit, settling included."""
+
+    async def run():
+        limiter = Limiter(limit, None, burst_seconds)
+        loop = asyncio.get_running_loop()
+        chance = random.Random(seed)
+        grants: list[list[float]] = []
+
+        async def one(pause: float, share: float) -> None:
+            await asyncio.sleep(pause)
+            amount = max(1.0, share * limit)
+            admission = await limiter.admit(amount)
+            grants.append([loop.time(), amount])
+            mine = grants[-1]
+            await asyncio.sleep(chance.uniform(0, 5))
+            mine[1] = amount * chance.uniform(0.1, 1)
+            limiter.settle(admission, mine[1])
+
+        await asyncio.gather(*(one(p, s) for p, s in requests))
+        return [(at, amount) for at, amount in grants]
+
+    grants = virtual_time.run(run())
+    assert len(grants) == len(requests)
+    assert most_in_a_minute(grants) <= limit * (1 + 1e-6) + 1e-3
+
+
+@given(st.lists(st.integers(1, 1000), min_size=2, max_size=40))
+@settings(max_examples=40, deadline=None)
+def test_first_in_first_out(amounts):
+    """A large request is let in before every smaller one that asked after it."""
+
+    async def run():
+        limiter = Limiter(1000, None, 1.0)
+        order: list[int] = []
+
+        async def one(number: int, amount: int) -> None:
+            await limiter.admit(amount)
+            order.append(number)
+
+        async with asyncio.TaskGroup() as group:
+            for number, amount in enumerate(amounts):
+                group.create_task(one(number, amount))
+        return order
+
+    assert virtual_time.run(run()) == list(range(len(amounts)))
+
+
+def test_an_hour_at_the_limit_uses_all_of_it():
+    """A greedy caller gets at least 99 % of the limit over an hour, and never more than it."""
+
+    async def run():
+        limiter = Limiter(30_000, None)
+        loop = asyncio.get_running_loop()
+        start, used = loop.time(), 0
+        while loop.time() < start + 3600:
+            await limiter.admit(500)
+            used += 500
+        return used
+
+    used = virtual_time.run(run())
+    assert 0.99 * 30_000 * 60 <= used <= 30_000 * 60 + 500
+
+
+def test_requests_per_minute_are_spaced():
+    """60 requests a minute go out one a second, not 60 at once: some providers check single seconds."""
+
+    async def run():
+        limiter = Limiter(None, 60)
+        loop = asyncio.get_running_loop()
+        times = []
+        for _ in range(10):
+            await limiter.admit(1_000_000)
+            times.append(loop.time())
+        return [b - a for a, b in zip(times, times[1:], strict=False)]
+
+    assert virtual_time.run(run()) == pytest.approx([1.0] * 9)
+
+
+def test_a_request_above_the_minute_fails_at_once():
+    """What no minute can hold is a row error that names both figures, not an endless wait."""
+
+    async def run():
+        await Limiter(30_000).admit(31_538)
+
+    with pytest.raises(RowError, match="31,538 tokens.*30,000 tokens per minute"):
+        virtual_time.run(run())
+
+
+def test_settling_gives_back_what_was_not_used():
+    """An estimate of 1,000 that turns out as 100 leaves room for nine more at once."""
+    allowance = Allowance(60_000, burst_seconds=1.0)  # 1,000 a second
+    assert allowance.wait_seconds(0.0, 1000) == pytest.approx(1.0)  # nobody knows what is there: it starts empty
+    assert allowance.wait_seconds(1.0, 1000) == 0
+    grant = allowance.take(1.0, 1000)
+    assert allowance.wait_seconds(1.0, 900) > 0
+    allowance.settle(1.0, grant, 100)
+    assert allowance.wait_seconds(1.0, 900) == 0
+
+
+def test_using_more_than_reserved_is_paid_back_before_the_next():
+    """An estimate that was too low makes the next request wait for the difference."""
+    allowance = Allowance(6000, burst_seconds=1.0)  # 100 a second
+    allowance.wait_seconds(0.0, 100)
+    grant = allowance.take(1.0, 100)
+    allowance.settle(1.0, grant, 600)
+    assert allowance.wait_seconds(1.0, 100) == pytest.approx(6.0)
+
+
+def test_closing_holds_everybody_until_the_time():
+    """After close_until nobody passes before it, however much is left, also who waited already."""
+
+    async def run():
+        limiter = Limiter(6000)
+        loop = asyncio.get_running_loop()
+        await limiter.admit(100)
+        waiting = asyncio.create_task(limiter.admit(100))
+        await asyncio.sleep(0)
+        until = loop.time() + 30
+        limiter.close_until(until)
+        limiter.close_until(until - 20)  # an earlier time does not open it
+        await waiting
+        return loop.time() - until
+
+    assert 0 <= virtual_time.run(run()) < 1.1
+
+
+def test_a_cancelled_waiter_lets_the_next_one_through():
+    """Giving up at the head of the queue blocks nobody and takes no tokens."""
+
+    async def run():
+        limiter = Limiter(6000)
+        await limiter.admit(6000 - 100)
+        first = asyncio.create_task(limiter.admit(6000))
+        second = asyncio.create_task(limiter.admit(100))
+        await asyncio.sleep(0.5)
+        first.cancel()
+        await second
+        return limiter.used_last_minute()
+
+    assert virtual_time.run(run()) <= 6000
+
+
+def test_a_heard_level_replaces_our_own():
+    """A server that says how much is left may be drawn on at once, down to what it said."""
+
+    async def run():
+        limiter = Limiter(60_000)
+        admission = await limiter.admit(500)
+        limiter.hear(admission, tokens=LimitReport(60_000, 50_000))
+        loop = asyncio.get_running_loop()
+        start, used = loop.time(), 0
+        while loop.time() == start:
+            await limiter.admit(500)
+            used += 500 * (loop.time() == start)
+        return used
+
+    assert virtual_time.run(run()) == pytest.approx(50_000, abs=500)
+
+
+def test_a_report_is_worth_less_what_was_granted_since():
+    """Requests sent after the one that brings the report may not be in it yet: they are subtracted."""
+
+    async def run():
+        limiter = Limiter(60_000)
+        first = await limiter.admit(300)
+        limiter.hear(first, tokens=LimitReport(60_000, 60_000))
+        second = await limiter.admit(1000)
+        await limiter.admit(20_000)
+        limiter.hear(second, tokens=LimitReport(60_000, 30_000))
+        return limiter.tokens.wait_seconds(asyncio.get_running_loop().time(), 11_000)
+
+    assert virtual_time.run(run()) == pytest.approx(1.0 + MARGIN_SECONDS, abs=1e-3)
+
+
+def test_a_larger_limit_of_the_server_is_not_ours_to_spend():
+    """With --tpm below the server's limit, its headers never raise what we allow ourselves."""
+
+    async def run():
+        limiter = Limiter(6000)
+        admission = await limiter.admit(100)
+        limiter.hear(admission, tokens=LimitReport(2_000_000, 1_900_000))
+        return limiter.tokens.limit_per_minute, limiter.tokens.is_heard
+
+    assert virtual_time.run(run()) == (6000, False)
+
+
+def test_a_limit_nobody_gave_is_taken_over_from_the_server():
+    """Without --tpm the first report brings limit and level."""
+
+    async def run():
+        limiter = Limiter()
+        admission = await limiter.admit(100)
+        limiter.hear(admission, tokens=LimitReport(60_000, 0), requests=None)
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        await limiter.admit(1000)
+        return loop.time() - start
+
+    assert virtual_time.run(run()) == pytest.approx(1.0 + MARGIN_SECONDS)

@@ -1,0 +1,165 @@
+"""The small pure rules: tokens, the request body, backoff, prices."""
+
+from __future__ import annotations
+
+import json
+import random
+from decimal import Decimal
+
+import pytest
+from genai_prices import Usage as PricedUsage
+from genai_prices import calc_price
+from hypothesis import given
+from hypothesis import strategies as st
+from scripted_chat import PICTURE
+
+from pipeline import retry
+from pipeline.config import API_ORDER, ChatSettings
+from pipeline.prices import PriceBook
+from pipeline.request import RequestBuilder
+from pipeline.rows import Row, Usage
+from pipeline.tokens import TokenEstimator, picture_tokens, text_tokens
+
+# ------------------------------------------------------------------------------- tokens
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "detail", "tokens"),
+    [
+        (1024, 1024, None, 765),
+        (2048, 4096, None, 1105),
+        (4096, 8192, "low", 85),
+        (125, 50, None, 255),
+        (512, 512, None, 255),
+        (1024, 768, "high", 765),
+        (1280, 720, None, 1105),
+        (1920, 1080, None, 1105),
+        (4032, 3024, None, 765),
+        (1, 1, None, 255),
+        (20_000, 1, None, 765),
+    ],
+)
+def test_picture_tokens_by_the_tile_rule(width, height, detail, tokens):
+    """The documented vectors of the gpt-4o tile rule, and the extremes."""
+    assert picture_tokens(width, height, detail) == tokens
+
+
+def test_text_tokens():
+    """Four characters a token; one each in scripts that need it."""
+    assert text_tokens("") == 0
+    assert text_tokens("Describe this image.") == 5
+    assert text_tokens("描述一下这张图片") == 8
+
+
+def test_an_estimate_counts_all_that_may_be_charged():
+    """System message, prompt, every picture, and the longest answer n times."""
+    chat = ChatSettings(model="m", system="four" * 10, max_tokens=100, n=2)
+    estimate = TokenEstimator(chat).estimate("x" * 40, [(512, 512), (512, 512)])
+    assert estimate == 10 + 10 + 2 * 255 + 200
+
+
+# ------------------------------------------------------------------------------- the request
+
+
+def body(chat: ChatSettings, row: Row, pictures=(PICTURE,)) -> dict:
+    return json.loads(RequestBuilder(chat, lambda prompt, sizes: 1).build(row, pictures).body)
+
+
+def test_the_body_is_the_one_of_the_api_page():
+    """Model, text then pictures in their order as data URLs, and only the parameters that were set."""
+    row = Row("1", ("a.jpg", "b.png"), ("a", "b"), '描述一下 "this"\n')
+    png = PICTURE.__class__(b"UE5H", "image/png", 1, 1, 3, "0" * 64)
+    assert body(ChatSettings(model="gpt-4-turbo", max_tokens=2000), row, (PICTURE, png)) == {
+        "model": "gpt-4-turbo",
+        "max_tokens": 2000,
+        "stream": False,
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": '描述一下 "this"\n'},
+                    {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,QUJD"}},
+                    {"type": "image_url", "image_url": {"url": "data:image/png;base64,UE5H"}},
+                ],
+            }
+        ],
+    }
+
+
+def test_every_parameter_goes_by_its_api_name():
+    """All of the page's parameters, `detail` inside the picture, others through param, system first."""
+    given_parameters = {
+        "temperature": 0.2, "top_p": 0.9, "n": 2, "stop": ["a", "b"], "max_tokens": 5,
+        "max_completion_tokens": 6, "presence_penalty": 0.5, "frequency_penalty": -0.5, "logit_bias": {"50256": -100},
+        "user": "me", "response_format": {"type": "json_object"}, "seed": 7, "logprobs": True,
+        "tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "auto",
+    }  # fmt: skip
+    assert set(given_parameters) == set(API_ORDER)
+    chat = ChatSettings(model="m", system="Be brief.", detail="low", param={"top_k": 40}, **given_parameters)
+    sent = body(chat, Row("1", ("a",), ("a",), "p"))
+    assert {k: sent[k] for k in given_parameters} == given_parameters
+    assert sent["top_k"] == 40
+    assert sent["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert sent["messages"][1]["content"][1]["image_url"] == {"url": "data:image/jpeg;base64,QUJD", "detail": "low"}
+
+
+@given(st.text(st.characters(), max_size=40), st.text(max_size=10))
+def test_any_prompt_is_valid_json(prompt, system):
+    """Quotes, control characters, emoji and halves of them never break the body."""
+    sent = body(ChatSettings(model="m", system=system or None), Row("1", ("a",), ("a",), prompt))
+    assert sent["messages"][-1]["content"][0]["text"] == prompt
+
+
+# ------------------------------------------------------------------------------- retry
+
+
+def test_backoff_grows_to_a_minute():
+    """Half a second, doubling, at most a minute, and jitter only shortens."""
+    chance = random.Random(1)
+    for attempt in range(1, 40):
+        longest = min(0.5 * 2 ** (attempt - 1), 60)
+        assert longest / 2 <= retry.backoff_seconds(attempt, chance) <= longest
+
+
+# ------------------------------------------------------------------------------- prices
+
+
+@pytest.mark.parametrize(
+    ("model", "dollars"),
+    [
+        ("gpt-4-turbo-2024-04-09", "0.00616"),
+        ("claude-3-5-sonnet-20240620", "0.002544"),
+        ("gpt-4o", "0.00183"),
+        ("openai/gpt-4o", "0.00183"),
+    ],
+)
+def test_the_reference_usage_has_its_price(model, dollars):
+    """268 in and 116 out, the usage on the API page; routers' prefixes are understood."""
+    assert PriceBook().cost((model,), Usage(268, 116, 384)) == Decimal(dollars)
+
+
+def test_an_unknown_model_costs_none_not_zero():
+    """No price is None; so is an answer without usage."""
+    assert PriceBook().cost(("no-such-model-at-all", None), Usage(268, 116, 384)) is None
+    assert PriceBook().cost(("gpt-4o",), Usage()) is None
+
+
+def test_the_requested_model_serves_where_the_answered_one_has_no_price():
+    """A relay may answer under a name of its own."""
+    assert PriceBook().cost(("relay-special", "gpt-4o"), Usage(268, 116, 384)) == Decimal("0.00183")
+
+
+@given(
+    st.sampled_from(["gpt-4o", "gpt-4-turbo", "claude-3-5-sonnet-20240620", "gemini-2.5-pro", "gpt-5"]),
+    st.integers(0, 400_000),
+    st.integers(0, 20_000),
+    st.floats(0, 1),
+)
+def test_our_multiplication_is_the_price_tables(model, prompt, completion, cached_share):
+    """Rates multiplied here give what genai-prices itself calculates, cached tokens and tiers included."""
+    cached = int(prompt * cached_share)
+    theirs = calc_price(
+        PricedUsage(input_tokens=prompt, output_tokens=completion, cache_read_tokens=cached), model
+    ).total_price
+    ours = PriceBook().cost((model,), Usage(prompt, completion, None, cached))
+    assert ours == theirs.quantize(Decimal("1e-9"))
