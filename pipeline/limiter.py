@@ -14,9 +14,11 @@ One `Allowance` a limit. It answers one question, `wait_seconds(now, amount)`, i
 
 What a report is worth. A server writes `remaining` either when it admits a request or when it
 answers it, and we cannot tell which. With A = what we were granted after the request that brings
-the report and L = its latency, its level now is remaining + refill(L) - A in the first case and
-remaining in the second. `remaining - max(0, A - refill(L))` is never above either, and equals both
-when requests flow at the rate of the limit.
+the report, L = its latency, and U = what was granted in the last moments and may still be on its way,
+in whatever order it arrives, its level now is at least remaining - max(A - refill(L), U) and at most
+remaining + max(0, refill(L) - A). Our own account is kept while it lies between the two, and moved
+to the nearer end where it does not: a server that charges less than we reserve raises it, other users
+of the key lower it.
 
 First in, first out: who waits for tokens waits at a lock, so a large request is not overtaken by
 small ones. A request above the bucket but within the minute takes a full bucket and leaves a debt.
@@ -35,6 +37,8 @@ from .rows import LimitReport
 WINDOW_SECONDS = 60.0
 # a server's clock is not ours: what it reports is used up to so much refill, a constant that costs no rate
 MARGIN_SECONDS = 0.02
+# a request granted so recently may not have reached the server when it wrote its report
+TRANSIT_SECONDS = 0.25
 # floats: a wait of less than this is no wait (a loop could spin on 1e-15 missing tokens)
 EPSILON = 1e-9
 
@@ -132,23 +136,32 @@ class Allowance:
 
     def hear(self, now: float, grant: Grant, limit: float, remaining: float) -> None:
         """Take over what the server reports with the answer to the request that holds `grant`."""
+        self._advance(now)
+        granted = self._granted_total - grant.total_after
+        refilled = (now - grant.time) * limit / WINDOW_SECONDS
+        at_most = remaining + max(0.0, refilled - granted)
         if limit > self.limit_per_minute * 1.01:  # ours is a part of it: only bad news counts
-            self._level = min(self._level, self._worth(now, grant, remaining))
+            self._level = min(self._level, at_most)
             return
+        at_least = remaining - max(granted - refilled, self._on_their_way(now, grant))
+        self._level = min(max(self._level, at_least), at_most) if self.is_heard else at_least
         self.limit_per_minute = float(limit)
         self.is_heard = True
-        self._advance(now)
-        self._level = self._worth(now, grant, remaining)
 
     def empty(self, now: float) -> None:
         """The server refused for want of this: whatever we thought was left is not there."""
         self._advance(now)
         self._level = min(self._level, 0.0)
 
-    def _worth(self, now: float, grant: Grant, remaining: float) -> float:
-        granted_since = self._granted_total - grant.total_after
-        refilled_since = (now - grant.time) * self.rate_per_second
-        return remaining - max(0.0, granted_since - refilled_since)
+    def _on_their_way(self, now: float, answered: Grant) -> float:
+        """What was granted so recently that the server may not have seen it, in whatever order it arrives."""
+        since = now - TRANSIT_SECONDS
+        amount = -answered.amount if answered.time > since else 0.0
+        for entry in reversed(self._window):
+            if entry.time <= since:
+                break
+            amount += entry.amount
+        return amount
 
     def _advance(self, now: float) -> None:
         if now == self._updated:

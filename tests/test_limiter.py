@@ -189,19 +189,38 @@ def test_a_heard_level_replaces_our_own():
     assert virtual_time.run(run()) == pytest.approx(50_000, abs=500)
 
 
-def test_a_report_is_worth_less_what_was_granted_since():
-    """Requests sent after the one that brings the report may not be in it yet: they are subtracted."""
+def test_an_account_between_the_bounds_of_a_report_is_kept():
+    """A report that may or may not count what is on its way changes nothing that can be true."""
+    allowance = Allowance(60_000, burst_seconds=1.0)  # 1,000 a second
+    first = allowance.take(10.0, 100)
+    allowance.hear(10.1, first, 60_000, 50_000)
+    second = allowance.take(11.0, 1000)
+    allowance.take(11.0, 20_000)
+    own = 50_000 + 900 - 21_000
+    for remaining in (own, own + 20_000, own + 20_900):  # all, some or none of it counted
+        allowance.hear(11.1, second, 60_000, remaining)
+        assert allowance.wait_seconds(11.1, own) == pytest.approx(MARGIN_SECONDS, abs=0.11)
 
-    async def run():
-        limiter = Limiter(60_000)
-        first = await limiter.admit(300)
-        limiter.hear(first, tokens=LimitReport(60_000, 60_000))
-        second = await limiter.admit(1000)
-        await limiter.admit(20_000)
-        limiter.hear(second, tokens=LimitReport(60_000, 30_000))
-        return limiter.tokens.wait_seconds(asyncio.get_running_loop().time(), 11_000)
 
-    assert virtual_time.run(run()) == pytest.approx(1.0 + MARGIN_SECONDS, abs=1e-3)
+def test_an_account_outside_the_bounds_is_corrected():
+    """A server that charged less than we reserved raises it; other users of the key lower it."""
+    allowance = Allowance(60_000, burst_seconds=1.0)
+    allowance.hear(10.0, allowance.take(10.0, 100), 60_000, 10_000)
+    grant = allowance.take(20.0, 5000)
+    allowance.hear(21.0, grant, 60_000, 30_000)
+    assert allowance.wait_seconds(21.0, 29_000) == 0
+    allowance.hear(21.0, grant, 60_000, 500)
+    assert allowance.wait_seconds(21.0, 3500) == pytest.approx(2.0 + MARGIN_SECONDS)
+
+
+def test_a_burst_is_not_held_against_us_for_long():
+    """Thirty requests at once, reported on in any order, leave the account where it was: no minute of silence."""
+    allowance = Allowance(9000, burst_seconds=1.0)
+    allowance.hear(10.0, allowance.take(10.0, 300), 9000, 8700)
+    grants = [allowance.take(10.0, 270) for _ in range(30)]
+    for place, grant in enumerate(reversed(grants), 1):
+        allowance.hear(10.05, grant, 9000, 8700 - 270 * place)
+    assert allowance.wait_seconds(10.05, 270) < 1.0
 
 
 def test_a_larger_limit_of_the_server_is_not_ours_to_spend():

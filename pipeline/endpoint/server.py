@@ -269,7 +269,16 @@ def serving(settings: EndpointSettings) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         call(runner.cleanup())
+        call(_cancel_others())
         call(loop.shutdown_default_executor())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+async def _cancel_others() -> None:
+    """End what still hangs: handlers of clients that have gone."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -1,0 +1,99 @@
+"""The house keeps its layers: imports go one way, and each outside library has its rooms."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+NOUNS = {"rows", "errors", "config", "sniff"}
+RULES = {"request", "tokens", "limiter", "replies", "retry", "prices"}
+EDGES = {"manifest", "images", "chat", "journal", "parts", "folder"}
+WIRING = {"checkpoint", "runner", "mill", "report", "pages"}
+ENDPOINT = {"endpoint.describer", "endpoint.completions", "endpoint.server"}
+
+MAY_IMPORT = (
+    {name: NOUNS for name in NOUNS | RULES | EDGES}
+    | {name: NOUNS | RULES | EDGES | WIRING for name in WIRING}
+    | {name: NOUNS | RULES | ENDPOINT for name in ENDPOINT}
+)
+ROOMS = {
+    "aiohttp": {"chat", "endpoint.server"},
+    "sqlite3": {"journal"},
+    "PIL": {"images", "endpoint.describer"},
+    "tenacity": {"retry"},
+    "genai_prices": {"prices"},
+    "jinja2": {"pages"},
+    "pyarrow": {"parts", "manifest", "report"},
+    "fcntl": {"folder"},
+    "pybase64": {"images"},
+    "tqdm": set(),
+    "pandas": set(),
+}
+
+
+def modules() -> dict[str, ast.Module]:
+    """Every file of the library by its name below `pipeline`."""
+    return {
+        ".".join(path.relative_to(ROOT / "pipeline").with_suffix("").parts): ast.parse(path.read_text())
+        for path in (ROOT / "pipeline").rglob("*.py")
+        if path.name != "__init__.py"
+    }
+
+
+def imports(name: str, tree: ast.Module) -> list[tuple[int, str]]:
+    """(line, module): our own without `pipeline.`, others by their first name."""
+    package = name.split(".")[:-1]
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name.split(".")[0]) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - (node.level - 1)]
+            inner = [*base, *([node.module] if node.module else [])]
+            names = [".".join([*inner, a.name]) for a in node.names] if not node.module else [".".join(inner)]
+            found += [(node.lineno, f"pipeline.{n}") for n in names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append((node.lineno, node.module.split(".")[0]))
+    return found
+
+
+def test_every_file_has_its_place():
+    """A new file is put into a layer here, on purpose."""
+    assert set(modules()) == NOUNS | RULES | EDGES | WIRING | ENDPOINT
+
+
+def test_imports_go_one_way():
+    """Nouns know nobody, rules and edges only nouns, wiring knows them all."""
+    wrong = [
+        f"pipeline/{name}.py:{line} imports {found}"
+        for name, tree in modules().items()
+        for line, found in imports(name, tree)
+        if found.startswith("pipeline.")
+        and found.removeprefix("pipeline.") not in MAY_IMPORT[name]
+        and found != "pipeline.__version__"
+    ]
+    assert wrong == []
+
+
+def test_each_library_has_its_rooms():
+    """Only `chat` sees the HTTP client, only `journal` SQLite, and so on."""
+    wrong = [
+        f"pipeline/{name}.py:{line} imports {found}"
+        for name, tree in modules().items()
+        for line, found in imports(name, tree)
+        if found in ROOMS and name not in ROOMS[found]
+    ]
+    assert wrong == []
+
+
+def test_the_library_knows_no_command_line():
+    """pipeline never imports jobs, argparse or prints."""
+    wrong = [
+        f"pipeline/{name}.py:{line} imports {found}"
+        for name, tree in modules().items()
+        for line, found in imports(name, tree)
+        if found in ("jobs", "argparse", "sys")
+    ]
+    assert wrong == []
