@@ -32,9 +32,7 @@ class Parser(argparse.ArgumentParser):
     """argparse with our exit: a UsageError, and the nearest flag for a typo."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(
-            **options, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        super().__init__(**options, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (--help shows all)")

@@ -53,7 +53,9 @@ def _print_answers(folder: RunFolder) -> None:
     paths = sorted(folder.results.glob("*.parquet"))
     for batch in parts.read_batches(paths, ("id", "finish", "total_tokens", "content")):
         for row in batch.to_pylist():
-            text = (row["content"] or "").removeprefix("Measured by the built-in describer, which is no vision model: ")
+            text = (row["content"] or "").removeprefix(
+                "Measured by the built-in describer, which is no vision model: "
+            )
             print(f"{row['id']:<20} {row['finish']:<6} {row['total_tokens']:>5}  {text[:_TEXT_WIDTH]}")
 
 

@@ -16,7 +16,14 @@ from pipeline.report import ModelLine, RunReport, read_report
 
 from .arguments import Parser
 
-_COLUMNS = ("answers", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "estimated_tokens")
+_COLUMNS = (
+    "answers",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "reasoning_tokens",
+    "estimated_tokens",
+)
 _TITLES = ("model", "answers", "tokens in", "cached", "tokens out", "reasoning", "reserved", "dollars")
 
 
@@ -48,7 +55,9 @@ def as_text(report: RunReport) -> str:
         "errors by kind  " + _counts(report.errors),
     ]
     if report.without_usage:
-        lines.append(f"{report.without_usage:,} answers came without usage: they have no tokens and no price here")
+        lines.append(
+            f"{report.without_usage:,} answers came without usage: they have no tokens and no price here"
+        )
     if report.cost_usd is not None and report.answered:
         average = report.cost_usd / max(1, report.answered - report.unpriced)
         lines.append(f"dollars         {report.cost_usd:,.6f} in all, {average:,.6f} an answer")

@@ -35,7 +35,9 @@ def main(argv: list[str]) -> int:
         metavar="NAME=SHARE",
         help=f"share of requests that go wrong; NAME: {', '.join(FAULTS)}; may be repeated",
     )
-    parser.add_argument("--model", action="append", default=[], help="a model it knows; may be repeated [any]")
+    parser.add_argument(
+        "--model", action="append", default=[], help="a model it knows; may be repeated [any]"
+    )
     parser.add_argument("--key-env", metavar="NAME", help="variable with the only key it takes [any key]")
     parser.add_argument("--seed", type=int, default=0, help="of latency and faults [0]")
     parser.add_argument("--ledger", action="store_true", help="count answers by request, for /stats")
@@ -64,7 +66,9 @@ def _fault(text: str) -> tuple[str, float]:
     except ValueError:
         value = -1.0
     if name not in FAULTS or not 0 <= value <= 1:
-        raise UsageError(f"--fault {text!r}: NAME=SHARE with a share from 0 to 1 and a name of {', '.join(FAULTS)}")
+        raise UsageError(
+            f"--fault {text!r}: NAME=SHARE with a share from 0 to 1 and a name of {', '.join(FAULTS)}"
+        )
     return name, value
 
 

@@ -59,7 +59,8 @@ def _as_text(report: RunReport) -> str:
         f"  failed    {report.failed:>12,}" + _kinds(report),
         f"  left      {report.left:>12,}",
         f"  tokens    {prompt:>12,} in, {completion:,} out",
-        f"  spent     {cost:>12}" + (f" ({report.unpriced:,} answers have no price)" if report.unpriced else ""),
+        f"  spent     {cost:>12}"
+        + (f" ({report.unpriced:,} answers have no price)" if report.unpriced else ""),
     ]
     if report.is_running:
         lines.append(

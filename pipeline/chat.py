@@ -61,9 +61,7 @@ def chat_completions_url(base_url: str) -> str:
     """
     parts = urlsplit(base_url.strip())
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(
-            f"--base-url {base_url!r}: an address like https://api.openai.com/v1 is needed"
-        )
+        raise UsageError(f"--base-url {base_url!r}: an address like https://api.openai.com/v1 is needed")
     if parts.username or parts.password:
         raise UsageError("--base-url: leave name and password out of the address; the key has a variable")
     path = parts.path.rstrip("/")

@@ -1,6 +1,6 @@
 """The run folder: its paths, its one writer, and run.json, which says what the run is.
 
-    RUN/run.json  journal.sqlite  results/part-*.parquet  failures.parquet  (made on demand: report.html, gallery/)
+RUN/run.json  journal.sqlite  results/part-*.parquet  failures.parquet  (made on demand: report.html, gallery/)
 """
 
 from __future__ import annotations

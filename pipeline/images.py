@@ -103,9 +103,7 @@ class PicturePreparer:
         except RowError:
             raise
         except MemoryError as error:
-            raise RowError(
-                f"{path}: not enough memory to decode it", kind="image_too_large"
-            ) from error
+            raise RowError(f"{path}: not enough memory to decode it", kind="image_too_large") from error
         # decoders raise what they like on damaged files: OSError, SyntaxError, ValueError, struct.error ...
         except Exception as error:  # noqa: BLE001  one broken file must not end the run
             raise RowError(f"{path}: damaged picture ({error})", kind="image_broken") from error

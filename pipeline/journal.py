@@ -175,14 +175,13 @@ class Journal:
 
     def waiting(self, limit: int) -> list[tuple[int, str]]:
         """The oldest answers that are in no part: (sequence number, record)."""
-        return self._db.execute(
-            "SELECT seq, record FROM waiting ORDER BY seq LIMIT ?", (limit,)
-        ).fetchall()
+        return self._db.execute("SELECT seq, record FROM waiting ORDER BY seq LIMIT ?", (limit,)).fetchall()
 
     def oldest_waiting_ids(self, limit: int) -> dict[int, str]:
         """Sequence number -> id of the oldest answers that are in no part. Reads the whole table."""
         found = self._db.execute(
-            "SELECT seq, id FROM finished WHERE seq IN (SELECT seq FROM waiting ORDER BY seq LIMIT ?)", (limit,)
+            "SELECT seq, id FROM finished WHERE seq IN (SELECT seq FROM waiting ORDER BY seq LIMIT ?)",
+            (limit,),
         )
         return dict(found.fetchall())
 

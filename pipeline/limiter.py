@@ -72,7 +72,9 @@ class Allowance:
     def __init__(self, limit_per_minute: float, burst_seconds: float) -> None:
         self.limit_per_minute = float(limit_per_minute)
         self._burst = max(self.rate_per_second * burst_seconds, EPSILON)
-        self._level = 0.0  # nobody knows what the quota holds at the start; a burst into an empty one is a storm
+        self._level = (
+            0.0  # nobody knows what the quota holds at the start; a burst into an empty one is a storm
+        )
         self._updated: float | None = None
         self._granted_total = 0.0
         self._window: deque[_Entry] = deque()
@@ -215,7 +217,9 @@ class Limiter:
         self._head: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Limiter tokens={self.tokens} requests={self.requests} closed_until={self._closed_until:.3f}>"
+        return (
+            f"<Limiter tokens={self.tokens} requests={self.requests} closed_until={self._closed_until:.3f}>"
+        )
 
     def _allowance(self, limit: float | None) -> Allowance | None:
         return Allowance(limit, self._burst_seconds) if limit else None

@@ -149,9 +149,7 @@ class Manifest:
         if own_prompt is not None and not isinstance(own_prompt, str):
             raise UsageError(f"{record.where}: `prompt` must be text, not {own_prompt!r:.60}")
         prompt = own_prompt or self._fill_prompt(record)
-        extra = {
-            k: v for k, v in columns.items() if k not in ("id", "prompt") and k != image_column
-        }
+        extra = {k: v for k, v in columns.items() if k not in ("id", "prompt") and k != image_column}
         return Row(
             id=self._row_id(record, images, prompt),
             images=tuple(_printable(i) for i in images),

@@ -138,9 +138,7 @@ def read_reply(answer: HttpAnswer, endpoint_kind: str = "auto") -> Reply:
         inner = choices[0].get("error") if isinstance(choices[0], dict) else None
         if inner:
             raise read_error(answer, endpoint_kind, inner={"error": inner})
-        raise ServerBusy(
-            "the answer is empty and its usage is zero", kind="empty_answer", http_status=200
-        )
+        raise ServerBusy("the answer is empty and its usage is zero", kind="empty_answer", http_status=200)
     return reply
 
 
@@ -367,7 +365,9 @@ def _choice(position: int, choice: Any) -> Choice:
 def _content(content: Any) -> str | None:
     """A string, or a list of parts whose texts are joined."""
     if isinstance(content, list):
-        texts = [p if isinstance(p, str) else _text(p.get("text")) for p in content if isinstance(p, str | dict)]
+        texts = [
+            p if isinstance(p, str) else _text(p.get("text")) for p in content if isinstance(p, str | dict)
+        ]
         return "".join(t for t in texts if t) or None
     return _text(content)
 

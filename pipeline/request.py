@@ -25,9 +25,7 @@ class RequestBuilder:
     estimate: tokens of (prompt, [(width, height), ...]).
     """
 
-    def __init__(
-        self, chat: ChatSettings, estimate: Callable[[str, Iterable[tuple[int, int]]], int]
-    ) -> None:
+    def __init__(self, chat: ChatSettings, estimate: Callable[[str, Iterable[tuple[int, int]]], int]) -> None:
         self._estimate = estimate
         head: dict[str, object] = {"model": chat.model}
         head |= {k: v for k in API_ORDER if (v := getattr(chat, k)) is not None}

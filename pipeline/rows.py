@@ -1,6 +1,6 @@
 """The nouns that travel. Knows nothing of files, HTTP or time.
 
-    manifest -> Row -> (Picture, ...) -> ChatRequest -> HttpAnswer -> Reply -> Outcome -> parts
+manifest -> Row -> (Picture, ...) -> ChatRequest -> HttpAnswer -> Reply -> Outcome -> parts
 """
 
 from __future__ import annotations

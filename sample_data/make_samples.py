@@ -43,7 +43,9 @@ def arrow_up(width: int, height: int, fill: str = "firebrick") -> Image.Image:
     picture = landscape(width, height, "#8fb4d8", "#5c7a3d", "#ffd75e")
     draw = ImageDraw.Draw(picture)
     cx = width // 2
-    draw.polygon([(cx, height * 0.1), (cx - width * 0.2, height * 0.45), (cx + width * 0.2, height * 0.45)], fill)
+    draw.polygon(
+        [(cx, height * 0.1), (cx - width * 0.2, height * 0.45), (cx + width * 0.2, height * 0.45)], fill
+    )
     draw.rectangle([cx - width * 0.07, height * 0.45, cx + width * 0.07, height * 0.85], fill)
     return picture
 
@@ -61,11 +63,15 @@ def make_images() -> None:
     exif[ORIENTATION_TAG] = 6
     arrow_up(600, 800).transpose(Image.Transpose.ROTATE_90).save(IMAGES / "phone.jpg", quality=85, exif=exif)
 
-    landscape(640, 480, "#b0c4de", "#708238", "#fffacd").convert("CMYK").save(IMAGES / "scan_cmyk.jpg", quality=85)
+    landscape(640, 480, "#b0c4de", "#708238", "#fffacd").convert("CMYK").save(
+        IMAGES / "scan_cmyk.jpg", quality=85
+    )
     landscape(640, 480, "#888888", "#444444", "#eeeeee").convert("L").save(IMAGES / "grey.jpg", quality=85)
 
     sign = Image.new("RGBA", (400, 400), (0, 0, 0, 0))
-    ImageDraw.Draw(sign).ellipse((40, 40, 360, 360), fill=(200, 30, 40, 255), outline=(255, 255, 255, 255), width=24)
+    ImageDraw.Draw(sign).ellipse(
+        (40, 40, 360, 360), fill=(200, 30, 40, 255), outline=(255, 255, 255, 255), width=24
+    )
     sign.save(IMAGES / "sign_alpha.png", optimize=True)
     chart = Image.new("P", (480, 320), 0)
     chart.putpalette([255, 255, 255, 50, 90, 200, 60, 160, 70, 240, 140, 40])

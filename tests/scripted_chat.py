@@ -16,7 +16,9 @@ from pipeline.rows import ChatRequest, HttpAnswer, Picture, Row
 PICTURE = Picture(b"QUJD", "image/jpeg", 640, 480, 3, "0" * 64)
 
 
-def completion(text: str = "a picture", prompt_tokens: int = 400, completion_tokens: int = 20, **more: Any) -> bytes:
+def completion(
+    text: str = "a picture", prompt_tokens: int = 400, completion_tokens: int = 20, **more: Any
+) -> bytes:
     return json.dumps(
         {
             "id": "chatcmpl-1",

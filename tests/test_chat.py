@@ -49,7 +49,9 @@ def test_what_is_no_address(given):
 
 def test_the_key_does_not_show():
     """Neither the repr nor the column shows key or query."""
-    endpoint = Endpoint("https://me.openai.azure.com/openai/deployments/d/chat/completions?api-version=1", KEY)
+    endpoint = Endpoint(
+        "https://me.openai.azure.com/openai/deployments/d/chat/completions?api-version=1", KEY
+    )
     assert KEY not in repr(endpoint)
     assert endpoint.name == "me.openai.azure.com/openai/deployments/d/chat/completions"
     assert endpoint.headers()["api-key"] == KEY  # Azure's own header
@@ -83,7 +85,9 @@ def test_any_answer_comes_back_as_it_is(status, body):
 
     async def run():
         with aioresponses() as mocked:
-            mocked.post(URL, status=status, body=body, content_type="text/html", response_class=MockedResponse)
+            mocked.post(
+                URL, status=status, body=body, content_type="text/html", response_class=MockedResponse
+            )
             async with ChatClient(Endpoint(URL, None), 5, 5) as client:
                 return await client.post(b"{}")
 

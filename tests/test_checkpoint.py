@@ -338,7 +338,13 @@ def test_every_column_round_trips(tmp_path):
     assert row["content"] == "ein Bild 🙂 \ufffd"
     assert row["prompt"] == "p\ufffd"
     assert (row["finish_reason"], row["finish"], row["refusal"]) == ("max_tokens", "length", "no")
-    assert row["choices"][1] == {"index": 1, "content": None, "finish_reason": None, "tool_calls": None, "logprobs": None}
+    assert row["choices"][1] == {
+        "index": 1,
+        "content": None,
+        "finish_reason": None,
+        "tool_calls": None,
+        "logprobs": None,
+    }
     assert (row["prompt_tokens"], row["cached_tokens"], row["reasoning_tokens"]) == (268, 100, 50)
     assert str(row["cost_usd"]) == "0.006160000"
     assert row["created"] == pd.Timestamp(1_714_079_126, unit="s", tz="UTC")

@@ -30,7 +30,10 @@ def data_url(data: bytes, mime: str = "image/jpeg") -> str:
 
 
 def question(url: str | None = None, text: str = "Describe this image.", **parameters) -> dict:
-    content = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": url or data_url(jpeg())}}]
+    content = [
+        {"type": "text", "text": text},
+        {"type": "image_url", "image_url": {"url": url or data_url(jpeg())}},
+    ]
     return {"model": "gpt-4o", "messages": [{"role": "user", "content": content}]} | parameters
 
 
@@ -214,4 +217,10 @@ def test_the_description_is_measured():
 
 def test_durations_as_openai_writes_them():
     """ms below a second, minutes above one."""
-    assert [go_duration(s) for s in (0, 0.119, 14.981, 86.4, 360)] == ["0ms", "119ms", "14.981s", "1m26.4s", "6m0s"]
+    assert [go_duration(s) for s in (0, 0.119, 14.981, 86.4, 360)] == [
+        "0ms",
+        "119ms",
+        "14.981s",
+        "1m26.4s",
+        "6m0s",
+    ]

@@ -125,7 +125,12 @@ def test_orientation_is_read_in_both_byte_orders():
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [((3000, 2000), (1568, 1045)), ((2000, 3000), (1045, 1568)), ((1569, 10), (1568, 10)), ((20000, 1), (1568, 1))],
+    [
+        ((3000, 2000), (1568, 1045)),
+        ((2000, 3000), (1045, 1568)),
+        ((1569, 10), (1568, 10)),
+        ((20000, 1), (1568, 1)),
+    ],
 )
 def test_the_long_side_is_bounded(prepare, size, expected):
     """Ratio kept, never enlarged, never below one pixel."""
@@ -212,7 +217,9 @@ def test_an_animation_gives_its_first_frame(prepare):
         assert picture.mime == "image/jpeg"
 
 
-@pytest.mark.parametrize("format_name", ["BMP", "TIFF", "GIF", "WEBP", "AVIF", "PPM", "TGA", "ICO", "JPEG2000"])
+@pytest.mark.parametrize(
+    "format_name", ["BMP", "TIFF", "GIF", "WEBP", "AVIF", "PPM", "TGA", "ICO", "JPEG2000"]
+)
 def test_other_formats_are_sent_as_jpeg(prepare, format_name):
     """Only image/jpeg and image/png are understood everywhere."""
     picture, sent = prepare(encode(corners(), format_name))

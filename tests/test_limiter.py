@@ -17,9 +17,7 @@ from pipeline.rows import LimitReport
 
 def most_in_a_minute(grants: list[tuple[float, float]]) -> float:
     """The largest sum over any half-open window of 60 seconds that starts at a grant."""
-    return max(
-        sum(amount for at, amount in grants if start <= at < start + 60 - 1e-6) for start, _ in grants
-    )
+    return max(sum(amount for at, amount in grants if start <= at < start + 60 - 1e-6) for start, _ in grants)
 
 
 @given(
@@ -121,7 +119,9 @@ def test_a_request_above_the_minute_fails_at_once():
 def test_settling_gives_back_what_was_not_used():
     """An estimate of 1,000 that turns out as 100 leaves room for nine more at once."""
     allowance = Allowance(60_000, burst_seconds=1.0)  # 1,000 a second
-    assert allowance.wait_seconds(0.0, 1000) == pytest.approx(1.0)  # nobody knows what is there: it starts empty
+    assert allowance.wait_seconds(0.0, 1000) == pytest.approx(
+        1.0
+    )  # nobody knows what is there: it starts empty
     assert allowance.wait_seconds(1.0, 1000) == 0
     grant = allowance.take(1.0, 1000)
     assert allowance.wait_seconds(1.0, 900) > 0

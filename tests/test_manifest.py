@@ -40,7 +40,16 @@ def complaint(source: Path, prompt: str = "p") -> str:
 
 def test_a_folder_in_natural_order(tmp_path):
     """Recursive, 2 before 10, hidden files and other files left out and counted, ids with forward slashes."""
-    for name in ("10.jpg", "2.JPG", "1.png", "b/3.webp", "b/20.heic", ".hidden.jpg", ".dir/x.jpg", "notes.txt"):
+    for name in (
+        "10.jpg",
+        "2.JPG",
+        "1.png",
+        "b/3.webp",
+        "b/20.heic",
+        ".hidden.jpg",
+        ".dir/x.jpg",
+        "notes.txt",
+    ):
         write(tmp_path / name, "x")
     manifest = Manifest(tmp_path, "p")
     survey = manifest.survey()
@@ -92,7 +101,7 @@ def test_a_source_that_is_not_there(tmp_path):
 # ------------------------------------------------------------------------------- the same rows from all forms
 
 RECORDS = [
-    {"id": "1", "image": "a.jpg", "prompt": "", "category": "red, \"big\"\ncar"},
+    {"id": "1", "image": "a.jpg", "prompt": "", "category": 'red, "big"\ncar'},
     {"id": "2", "image": "sub/b.png", "prompt": "own prompt", "category": "ü"},
 ]
 

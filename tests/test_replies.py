@@ -73,7 +73,12 @@ def test_every_reported_error_has_its_action(status, kind, content, expected):
     [
         ({"retry-after": "7"}, "", None, 7),
         ({"retry-after-ms": "644", "retry-after": "1"}, "", None, 0.644),
-        ({"retry-after": "Sun, 22 Nov 2026 10:00:30 GMT", "date": "Sun, 22 Nov 2026 10:00:00 GMT"}, "", None, 30),
+        (
+            {"retry-after": "Sun, 22 Nov 2026 10:00:30 GMT", "date": "Sun, 22 Nov 2026 10:00:00 GMT"},
+            "",
+            None,
+            30,
+        ),
         ({}, "Please try again in 644ms.", None, 0.644),
         ({}, "Please try again in 1m26.4s. Visit", None, 86.4),
         ({}, "Please retry after 37 seconds.", None, 37),
@@ -138,7 +143,11 @@ def test_the_reference_answer_is_kept_whole():
     assert (reply.id, reply.created, reply.model) == (page["id"], 1714079126, "gpt-4-turbo-2024-04-09")
     assert reply.system_fingerprint == "fp_5d12056990"
     assert reply.choices[0].content == "这是一个表情符号"
-    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.total_tokens) == (268, 116, 384)
+    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.total_tokens) == (
+        268,
+        116,
+        384,
+    )
 
 
 def test_unusual_contents():
@@ -148,7 +157,12 @@ def test_unusual_contents():
     reply = read(
         {
             "choices": [
-                {"index": 0, "message": {"content": parts}, "finish_reason": "stop", "logprobs": {"content": []}},
+                {
+                    "index": 0,
+                    "message": {"content": parts},
+                    "finish_reason": "stop",
+                    "logprobs": {"content": []},
+                },
                 {"index": 1, "message": {"content": None, "tool_calls": call}, "finish_reason": "tool_calls"},
                 {"index": 2, "message": {"content": None, "refusal": "No."}, "finish_reason": "stop"},
             ]
@@ -195,7 +209,9 @@ json_values = st.recursive(
 _FIELDS = ("id", "choices", "usage", "model", "created", "system_fingerprint", "error")
 
 
-@given(st.dictionaries(st.sampled_from(_FIELDS), json_values, max_size=7), st.sampled_from([200, 400, 429, 500]))
+@given(
+    st.dictionaries(st.sampled_from(_FIELDS), json_values, max_size=7), st.sampled_from([200, 400, 429, 500])
+)
 @settings(max_examples=300, deadline=None)
 def test_no_body_crashes_a_run(content, status):
     """Whatever JSON comes: a Reply or a named error."""

@@ -100,7 +100,10 @@ def test_every_parameter_goes_by_its_api_name():
     assert {k: sent[k] for k in given_parameters} == given_parameters
     assert sent["top_k"] == 40
     assert sent["messages"][0] == {"role": "system", "content": "Be brief."}
-    assert sent["messages"][1]["content"][1]["image_url"] == {"url": "data:image/jpeg;base64,QUJD", "detail": "low"}
+    assert sent["messages"][1]["content"][1]["image_url"] == {
+        "url": "data:image/jpeg;base64,QUJD",
+        "detail": "low",
+    }
 
 
 @given(st.text(st.characters(), max_size=40), st.text(max_size=10))

@@ -278,7 +278,11 @@ def test_at_a_limit_all_of_it_is_used_without_a_429(says_remaining):
     # the reply's usage (420) is less than the server charges; only its headers know
     bench.runner._steps = Steps(
         **{n: getattr(bench.runner._steps, n) for n in Steps.__dataclass_fields__}
-        | {"read": lambda a: replies.read_reply(HttpAnswer(a.status, a.headers, a.body.replace(b"420", b"500")))}
+        | {
+            "read": lambda a: replies.read_reply(
+                HttpAnswer(a.status, a.headers, a.body.replace(b"420", b"500"))
+            )
+        }
     )
     bench.run()
     assert bench.tally.answered == count

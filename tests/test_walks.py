@@ -41,7 +41,9 @@ def wait_for_answers(base_url: str, count: int, seconds: float = 60) -> None:
 def test_walk_1_a_row(tmp_path):
     """A CSV row becomes one Parquet row: prompt filled, picture upright, answer, usage, cost, times."""
     draw_pictures(tmp_path / "images", 3)
-    (tmp_path / "m.csv").write_text("id,image,kind\na,images/0.png,red\nb,images/1.png,blue\nc,images/none.png,x\n")
+    (tmp_path / "m.csv").write_text(
+        "id,image,kind\na,images/0.png,red\nb,images/1.png,blue\nc,images/none.png,x\n"
+    )
     with serving(EndpointSettings(keeps_ledger=True)) as url:
         done = captionmill(
             "caption", "m.csv", *MODEL, "--prompt", "A {kind} picture?", "--system", "Be brief.",
@@ -56,7 +58,12 @@ def test_walk_1_a_row(tmp_path):
         "A red picture?", {"kind": "red"}, ["images/0.png"],
     )  # fmt: skip
     assert "64 x 48 pixels" in row["content"]
-    assert (row["finish_reason"], row["finish"], row["status"], row["attempts"]) == ("stop", "stop", "answered", 1)
+    assert (row["finish_reason"], row["finish"], row["status"], row["attempts"]) == (
+        "stop",
+        "stop",
+        "answered",
+        1,
+    )
     assert row["prompt_tokens"] + row["completion_tokens"] == row["total_tokens"]
     expected = (row["prompt_tokens"] * 2.5 + row["completion_tokens"] * 10) / 1e6
     assert float(row["cost_usd"]) == pytest.approx(expected)
@@ -178,7 +185,9 @@ def test_changed_settings_are_refused(tmp_path):
     with serving(EndpointSettings()) as url:
         captionmill("caption", "p", *MODEL, base_url=url, cwd=tmp_path)
         other = captionmill("caption", "p", "--model", "gpt-4o-mini", "--seed", 1, base_url=url, cwd=tmp_path)
-        limits = captionmill("caption", "p", *MODEL, "--tpm", 1000, "--timeout", 9, base_url=url, cwd=tmp_path)
+        limits = captionmill(
+            "caption", "p", *MODEL, "--tpm", 1000, "--timeout", 9, base_url=url, cwd=tmp_path
+        )
         assert stats(url)["answers"] == 2
     assert other.returncode == 2
     assert 'model: "gpt-4o" before, "gpt-4o-mini" now' in other.stderr
@@ -276,7 +285,9 @@ def test_a_server_with_every_fault(tmp_path):
     draw_pictures(tmp_path / "p", 150)
     faults = {"500": 0.05, "503": 0.05, "429": 0.02, "reset": 0.05, "truncate": 0.03, "empty": 0.03}
     with serving(EndpointSettings(faults=faults, seed=5, keeps_ledger=True)) as url:
-        done = captionmill("caption", "p", *MODEL, "-o", "run", "--concurrency", 16, base_url=url, cwd=tmp_path)
+        done = captionmill(
+            "caption", "p", *MODEL, "-o", "run", "--concurrency", 16, base_url=url, cwd=tmp_path
+        )
         account = stats(url)
     assert done.returncode == 0, done.stderr
     assert len(results(tmp_path / "run")) == 150

@@ -59,7 +59,9 @@ class Quota:
         return {
             f"x-ratelimit-limit-{self.what}": str(self.per_minute),
             f"x-ratelimit-remaining-{self.what}": str(max(0, int(self.level))),
-            f"x-ratelimit-reset-{self.what}": go_duration((self.per_minute - self.level) * 60 / self.per_minute),
+            f"x-ratelimit-reset-{self.what}": go_duration(
+                (self.per_minute - self.level) * 60 / self.per_minute
+            ),
         }
 
 
@@ -124,7 +126,9 @@ class BuiltinEndpoint:
         response = web.json_response(body, headers=self._headers())
         if fault == "truncate":
             assert isinstance(response.body, bytes)  # noqa: S101  json_response encodes at once
-            return web.Response(body=response.body[: len(response.body) // 2], content_type="application/json")
+            return web.Response(
+                body=response.body[: len(response.body) // 2], content_type="application/json"
+            )
         if self._settings.keeps_ledger:
             self.ledger[hashlib.sha256(raw).hexdigest()] += 1
         return response
@@ -218,7 +222,9 @@ class BuiltinEndpoint:
             page = "<html><body><h1>503 Service Temporarily Unavailable</h1></body></html>"
             return web.Response(status=503, text=page, content_type="text/html")
         if fault == "429":
-            return _error(429, "Rate limit reached. Please try again in 200ms.", "requests", "rate_limit_exceeded")
+            return _error(
+                429, "Rate limit reached. Please try again in 200ms.", "requests", "rate_limit_exceeded"
+            )
         if fault == "empty":
             return web.json_response({"id": "", "object": "chat.completion", "choices": [], "usage": None})
         if fault == "reset":

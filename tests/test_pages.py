@@ -1,0 +1,116 @@
+"""report and gallery: sums that are right, text that stays text, pages that need nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from decimal import Decimal
+
+import pandas as pd
+import pytest
+from commands import captionmill, draw_pictures
+
+from pipeline import pages, parts
+from pipeline.checkpoint import open_checkpoint
+from pipeline.folder import RunFolder
+from pipeline.journal import Entry
+from pipeline.report import read_report
+from pipeline.rows import Choice, Failure, Outcome, Reply, Row, Usage
+
+NASTY = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
+
+
+def entries(count: int):
+    """Answers of two models, one without price, every seventh row failed."""
+    now = time.time()
+    for n in range(count):
+        row = Row(f"{n}.png", (f"{n}.png",), ("x",), "p")
+        if n % 7 == 6:
+            outcome = Outcome(row, now, now, 2, failure=Failure("timeout", NASTY))
+            yield Entry(row.id, "timeout", parts.to_record(outcome, "m"))
+            continue
+        model = "gpt-4o" if n % 2 else "mystery"
+        reply = Reply((Choice(0, f"{NASTY} {n}", "stop", "stop"),), Usage(100, 10, 110, 40, 5), model=model)
+        cost = "0.000350000" if n % 2 else None
+        outcome = Outcome(row, now - (200 if n < 10 else 0), now - (200 if n < 10 else 0), 1, reply=reply,
+                          estimated_tokens=200, latency_seconds=1.5, cost_usd=cost)  # fmt: skip
+        yield Entry(row.id, None, parts.to_record(outcome, model))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """30 rows: parts of 8, and a rest that still waits in the journal."""
+    draw_pictures(tmp_path / "p", 30)
+    folder = RunFolder(tmp_path / "run")
+    folder.lock()
+    folder.write_run({"source": str(tmp_path / "p"), "rows": 33})
+
+    async def write():
+        checkpoint = open_checkpoint(folder, 8)
+        for entry in entries(30):
+            await checkpoint.record(entry)
+        if checkpoint._writing:
+            await asyncio.wait([checkpoint._writing])
+        checkpoint.close()
+
+    asyncio.run(write())
+    folder.unlock()
+    return folder
+
+
+def test_a_report_counts_parts_and_what_waits(run):
+    """On an interrupted run too: every answer once, whether it is in a part yet or not."""
+    assert 0 < len(pd.read_parquet(run.results)) < 26
+    report = read_report(run)
+    assert (report.rows, report.answered, report.failed, report.left) == (33, 26, 4, 3)
+    assert report.errors == {"timeout": 4}
+    assert report.finishes == {"stop": 26}
+    priced, unpriced = report.models["gpt-4o"], report.models["mystery"]
+    assert priced.answers + unpriced.answers == 26
+    assert priced.cost_usd == Decimal("0.00035") * priced.answers == report.cost_usd
+    assert unpriced.cost_usd is None
+    assert report.unpriced == unpriced.answers
+    assert sum(m.prompt_tokens for m in report.models.values()) == 2600
+    assert sum(m.cached_tokens for m in report.models.values()) == 1040
+    assert report.answered_last_minute == 26 - 9
+    assert report.tokens_last_minute == 17 * 110
+    assert report.is_running is False
+
+
+def test_pages_show_text_as_text(run):
+    """A caption with <script> is text; nothing is fetched from outside."""
+    report_page = pages.write_report(run, read_report(run)).read_text()
+    gallery_page = pages.write_gallery(run).read_text()
+    for page in (report_page, gallery_page):
+        assert NASTY not in page
+        assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    assert "&lt;script&gt;" in gallery_page
+    assert gallery_page.count("<article>") == 30
+    assert gallery_page.index("timeout") < gallery_page.index(
+        "&lt;script&gt;document.title=&#34;owned&#34;&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt; 0"
+    )
+    assert len(list((run.gallery / "thumbnails").glob("*.jpg"))) == 30
+
+
+def test_a_long_gallery_is_paged(run, monkeypatch):
+    """Further pages are linked; pages of an earlier, longer gallery do not stay."""
+    monkeypatch.setattr(pages, "ROWS_A_PAGE", 8)
+    pages.write_gallery(run)
+    assert {p.name for p in run.gallery.glob("*.html")} == {
+        "index.html",
+        *(f"page-{n}.html" for n in (2, 3, 4)),
+    }
+    assert 'href="page-4.html"' in (run.gallery / "index.html").read_text()
+    monkeypatch.setattr(pages, "ROWS_A_PAGE", 100)
+    pages.write_gallery(run)
+    assert {p.name for p in run.gallery.glob("*.html")} == {"index.html"}
+
+
+def test_jobs_on_what_is_no_run(tmp_path):
+    """status, report and gallery of another folder: exit 2 and one line."""
+    for job in ("status", "report", "gallery"):
+        done = captionmill(job, tmp_path)
+        assert done.returncode == 2
+        assert "so this is no run folder" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,72 @@
+"""The README's examples, typed as they stand."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pandas as pd
+from commands import ROOT, draw_pictures, environment
+
+from pipeline.config import RunConfig
+from pipeline.endpoint.server import EndpointSettings, serving
+from pipeline.parts import SCHEMA
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_examples_run(tmp_path):
+    """Every block marked as running does, in order, in one folder, against the built-in endpoint."""
+    draw_pictures(tmp_path / "photos", 12)
+    (tmp_path / "photos/notes.txt").touch()
+    shutil.copytree(ROOT / "sample_data", tmp_path / "sample_data")
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    shim = commands / "captionmill"
+    shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m jobs "$@"\n')
+    shim.chmod(0o755)
+    blocks = re.findall(r"<!-- runs -->\n```(\w+)\n(.*?)```", README, re.S)
+    assert len(blocks) >= 4
+    with serving(EndpointSettings()) as url:
+        env = environment(url)
+        env["PATH"] = f"{commands}:{env['PATH']}"
+        for language, text in blocks:
+            command = ["sh", "-e", "-c", text] if language == "sh" else [sys.executable, "-c", text]
+            done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, (text, done.stdout, done.stderr)
+    assert len(pd.read_parquet(tmp_path / "photos-captions/results")) == 12
+    labels = pd.read_parquet(tmp_path / "labels/results").set_index("id")
+    assert labels.loc["phone", "prompt"] == "Describe this phone picture."
+
+
+def test_the_settings_file_is_valid():
+    """The TOML example is made of real settings."""
+    (text,) = re.findall(r"```toml\n(.*?)```", README, re.S)
+    settings = tomllib.loads(text)
+    settings.pop("prompt_file")
+    assert RunConfig.model_validate(settings).tpm == 300_000
+
+
+def test_every_column_is_explained():
+    """The column table names all columns of the schema, and no other."""
+    table = README.split("| columns | what |")[1].split("\n\n")[0]
+    cells = [line.split("|")[1] for line in table.splitlines()[2:]]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(cells))) == sorted(SCHEMA.names)
+
+
+def test_every_file_has_its_caption():
+    """The tree in the README names each file of library and jobs."""
+    tree = README.split("## The house")[1]
+    files = [*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "jobs").glob("*.py")]
+    assert [f.name for f in files if not f.name.startswith("__") and f.name not in tree] == []
+
+
+def test_the_two_commands_stand_as_ci_calls_them():
+    """CI takes its lines from the README."""
+    for name in ("captionmill demo", "pytest"):
+        assert re.search(rf"^python3 -m venv .*{name}", README, re.M)
+    assert Path(ROOT / ".ci/run").stat().st_mode & 0o111
