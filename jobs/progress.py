@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from typing import Any
 
 from tqdm import tqdm
 
@@ -29,7 +30,7 @@ async def show(mill: Mill) -> None:
             _update(bar, mill)
 
 
-def _update(bar: tqdm[None], mill: Mill) -> None:
+def _update(bar: tqdm[Any], mill: Mill) -> None:
     tally = mill.tally
     if bar.initial != tally.done_before:  # rows of an earlier start are no speed of this one
         bar.initial = tally.done_before

@@ -105,7 +105,7 @@ class PicturePreparer:
         except MemoryError as error:
             raise RowError(f"{path}: not enough memory to decode it", kind="image_too_large") from error
         # decoders raise what they like on damaged files: OSError, SyntaxError, ValueError, struct.error ...
-        except Exception as error:  # noqa: BLE001  one broken file must not end the run
+        except Exception as error:
             raise RowError(f"{path}: damaged picture ({error})", kind="image_broken") from error
 
     def _upright(self, image: Image.Image, header: Header | None) -> Image.Image:
@@ -141,7 +141,7 @@ def read_file(path: str) -> bytes:
         raise RowError(f"{path}: pictures are read from files; download it first", kind="image_remote")
     try:
         descriptor = os.open(path, _READ_FLAGS)
-        with open(descriptor, "rb", buffering=0) as file:
+        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123  not a path
             info = os.fstat(descriptor)
             if not stat.S_ISREG(info.st_mode):
                 raise RowError(f"{path}: not a regular file", kind="image_unreadable")
@@ -161,7 +161,7 @@ def read_file(path: str) -> bytes:
 
 
 def _open(path: str, data: bytes) -> Image.Image:
-    formats = FORMATS
+    formats: tuple[str, ...] = FORMATS
     if is_heif(data):
         if not _register_heif():
             raise RowError(

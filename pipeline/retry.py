@@ -12,7 +12,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, stop_any
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from .errors import AccountError, TransientError
 
@@ -54,7 +54,7 @@ def retrying(
 
     return AsyncRetrying(
         retry=retry_if_exception_type((TransientError, AccountError)),
-        stop=stop_any(stop_after_attempt(max_retries + 1), lambda _: is_stopping()),
+        stop=lambda state: state.attempt_number > max_retries or is_stopping(),
         wait=wait,
         sleep=asyncio.sleep,
         before_sleep=tell,

@@ -12,8 +12,41 @@ from dataclasses import dataclass
 
 # which files of a folder are rows at all; what they really are, their bytes say
 PICTURE_EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .avif .avifs .gif .bmp .dib .tif .tiff .ico .icns .jp2 .j2k"
-    " .jpx .jpf .ppm .pgm .pbm .pnm .tga .pcx .sgi .rgb .qoi .dds .heic .heif".split()
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".png",
+        ".apng",
+        ".webp",
+        ".avif",
+        ".avifs",
+        ".gif",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+        ".ico",
+        ".icns",
+        ".jp2",
+        ".j2k",
+        ".jpx",
+        ".jpf",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".tga",
+        ".pcx",
+        ".sgi",
+        ".rgb",
+        ".qoi",
+        ".dds",
+        ".heic",
+        ".heif",
+    ]
 )
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})

@@ -14,9 +14,9 @@ WIRING = {"checkpoint", "runner", "mill", "report", "pages"}
 ENDPOINT = {"endpoint.describer", "endpoint.completions", "endpoint.server"}
 
 MAY_IMPORT = (
-    {name: NOUNS for name in NOUNS | RULES | EDGES}
-    | {name: NOUNS | RULES | EDGES | WIRING for name in WIRING}
-    | {name: NOUNS | RULES | ENDPOINT for name in ENDPOINT}
+    dict.fromkeys(NOUNS | RULES | EDGES, NOUNS)
+    | dict.fromkeys(WIRING, NOUNS | RULES | EDGES | WIRING)
+    | dict.fromkeys(ENDPOINT, NOUNS | RULES | ENDPOINT)
 )
 ROOMS = {
     "aiohttp": {"chat", "endpoint.server"},

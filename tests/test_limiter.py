@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 
 import pytest
@@ -101,7 +102,7 @@ def test_requests_per_minute_are_spaced():
         for _ in range(10):
             await limiter.admit(1_000_000)
             times.append(loop.time())
-        return [b - a for a, b in zip(times, times[1:], strict=False)]
+        return [b - a for a, b in itertools.pairwise(times)]
 
     assert virtual_time.run(run()) == pytest.approx([1.0] * 9)
 
@@ -112,7 +113,7 @@ def test_a_request_above_the_minute_fails_at_once():
     async def run():
         await Limiter(30_000).admit(31_538)
 
-    with pytest.raises(RowError, match="31,538 tokens.*30,000 tokens per minute"):
+    with pytest.raises(RowError, match=r"31,538 tokens.*30,000 tokens per minute"):
         virtual_time.run(run())
 
 
