@@ -9,7 +9,8 @@ In reading order. A file imports from its own group's predecessors never, from g
     rules    request     row + pictures -> the body of one chat request
              tokens      what a request will cost in tokens
              limiter     tokens and requests per minute: who may send now
-             replies     an HTTP answer -> a Reply, or the named error it amounts to
+             replies     an HTTP answer -> a Reply
+             faults      ... or the named error it amounts to; waits and limits a server tells
              retry       again, how often, after how long
              prices      usage x price -> money
     edges    manifest    folder, CSV, JSONL, Parquet -> Rows

@@ -17,7 +17,7 @@ from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 
-from . import parts, replies
+from . import faults, parts, replies
 from .chat import ChatClient, Endpoint
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import RunConfig
@@ -148,7 +148,10 @@ class Mill:
             await checkpoint.record(Entry(outcome.row.id, kind, parts.to_record(outcome, config.model)))
 
         def read(answer: HttpAnswer) -> Reply:
-            return replies.read_reply(answer, config.endpoint_kind)
+            reply = replies.read_reply(answer)
+            if reply is None:
+                raise faults.read_error(answer, config.endpoint_kind)
+            return reply
 
         def price(reply: Reply) -> Decimal | None:
             return self._prices.cost((reply.model, config.model), reply.usage)
@@ -158,7 +161,7 @@ class Mill:
             build=RequestBuilder(config, TokenEstimator(config).estimate).build,
             post=client.post,
             read=read,
-            report=lambda answer: replies.limit_reports(answer, config.rate_limit_headers),
+            report=lambda answer: faults.limit_reports(answer, config.rate_limit_headers),
             price=price,
             record=record,
             prepare_at_once=pool.threads + 1,

@@ -1,131 +1,22 @@
-"""HttpAnswer -> Reply, or the named error it amounts to. Pure; the table below is the policy.
-
-What an error says is read in this order: code, type and message first, the status last. Relays give
-permanent faults as 500 and a saturated upstream as 429 `insufficient_quota`, so the status alone
-lies. A rule may hold for one kind of endpoint only: to a provider `insufficient_quota` means that
-the user's money is gone (stop), through a relay it is the quota of one of many upstream keys (wait).
-"""
+"""HttpAnswer -> Reply. Pure. Missing, null or oddly typed fields never lose the rest of an answer."""
 
 from __future__ import annotations
 
-import email.utils
 import json
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
-from .errors import AccountError, AnswerError, RateLimited, RowError, ServerBusy
-from .rows import Choice, HttpAnswer, LimitReport, Reply, Usage
-
-RELAY_HEADERS = ("x-oneapi-request-id", "x-new-api-version")
-RELAY_TYPES = frozenset({"one_api_error", "new_api_error"})
-_REQUEST_ID = re.compile(r"\s*\(request id: [^)]*\)")
+from .rows import Choice, HttpAnswer, Reply, Usage
 
 
-class Rule(NamedTuple):
-    """First rule that matches wins. words: any of them in "code type message", lower case.
+def read_reply(answer: HttpAnswer) -> Reply | None:
+    """The completion in an answer; None where there is none (then `faults.read_error` says what it is).
 
-    status: None for any. where: direct, relay, or any.
+    An error status, no JSON, no choices, and an answer that says nothing and cost nothing are none.
     """
-
-    words: tuple[str, ...]
-    status: int | None
-    where: str
-    error: type[AnswerError]
-    kind: str
-
-
-# fmt: off
-RULES: tuple[Rule, ...] = (
-    # -- the picture or the prompt: this row only
-    Rule(("request too large for", "requested tokens exceed"), 429, "any", RowError, "over_limit"),
-    Rule(("context_length_exceeded", "maximum context length", "context window"), None, "any", RowError, "context_too_long"),
-    Rule(("content_policy", "content_filter", "responsibleaipolicyviolation", "data_inspection_failed",
-          "datainspectionfailed", "sensitive_words_detected", "prompt_blocked", "safety system", "flagged_input",
-          "content management policy"), None, "any", RowError, "content_policy"),
-    Rule(("invalid_image", "image_parse_error", "does not represent a valid image", "unsupported image", "unsupported_image",
-          "invalid mime type", "could not process image", "does not match the provided media type", "image exceeds",
-          "invalid base64", "invalid_base64", "image_url", "limit of 30000"), 400, "any", RowError, "bad_image"),
-    Rule(("request_too_large", "read_request_body_failed", "request entity too large"), None, "any", RowError, "body_too_large"),
-    # -- money
-    Rule(("user quota is not enough", "insufficient_user_quota", "pre_consume_token_quota_failed", "用户额度不足", "令牌额度不足",
-          "预扣费额度失败", "该令牌额度已用尽"), None, "any", AccountError, "no_quota"),
-    Rule(("负载已饱和",), None, "any", RateLimited, "saturated"),
-    Rule(("insufficient_quota",), None, "relay", RateLimited, "saturated"),
-    Rule(("insufficient_quota", "credit_balance_exhausted", "spend_limit", "organization_usage_limit_exceeded",
-          "credit balance is too low", "billing_error", "billing_hard_limit", "arrearage"), None, "any", AccountError, "no_quota"),
-    # -- the key and what it may do
-    Rule(("令牌验证失败", "数据库查询出错"), None, "any", ServerBusy, "relay_trouble"),
-    Rule(("invalid_api_key", "authentication_error", "incorrect api key", "无效的令牌", "该令牌已过期", "未提供令牌",
-          "invalid token"), None, "any", AccountError, "bad_key"),
-    Rule(("permission_error", "permission_denied", "无权使用模型", "用户已被封禁", "只能在指定网段使用", "unsupported_country",
-          "has been temporarily blocked"), None, "any", AccountError, "no_permission"),
-    # -- the model
-    Rule(("无可用渠道", "get_channel_failed"), None, "any", ServerBusy, "no_channel"),
-    Rule(("model_not_found", "deploymentnotfound", "not_found_error", "model not found"), None, "any", AccountError, "model_not_found"),
-    Rule(("unsupported_parameter", "unsupported_value", "unknown_parameter", "unrecognized request argument"),
-         400, "any", AccountError, "bad_parameter"),
-    # -- permanent faults that a relay dresses as 500
-    Rule(("count_token_failed", "model_price_error", "convert_request_failed"), None, "any", RowError, "refused_by_relay"),
-    Rule(("invalid_request",), 500, "any", RowError, "refused_by_relay"),
-    # -- too much, too fast
-    Rule(("rate_limit", "slow_down", "resource_exhausted", "请求数限制", "token rate limit", "too many requests"),
-         None, "any", RateLimited, "rate_limited"),
-    Rule(("overloaded", "server_is_overloaded", "unavailable", "server busy"), None, "any", ServerBusy, "overloaded"),
-)
-
-BY_STATUS: Mapping[int, tuple[type[AnswerError], str]] = {
-    400: (RowError, "bad_request"),
-    401: (AccountError, "bad_key"),
-    402: (AccountError, "no_quota"),
-    403: (AccountError, "no_permission"),
-    404: (AccountError, "model_not_found"),
-    405: (AccountError, "wrong_address"),
-    408: (ServerBusy, "server_timeout"),
-    409: (ServerBusy, "server_error"),
-    413: (RowError, "body_too_large"),
-    415: (RowError, "bad_request"),
-    422: (RowError, "bad_request"),
-    429: (RateLimited, "rate_limited"),
-    529: (ServerBusy, "overloaded"),
-}
-# fmt: on
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorText:
-    """What an error body says, whatever envelope it came in. code and type may be empty."""
-
-    message: str
-    code: str = ""
-    type: str = ""
-
-    @property
-    def words(self) -> str:
-        return f"{self.code} {self.type} {self.message}".lower()
-
-
-def read_reply(answer: HttpAnswer, endpoint_kind: str = "auto") -> Reply:
-    """The completion in a 200 answer.
-
-    Raises the AnswerError that everything else amounts to: error statuses, an error inside a 200,
-    HTML, broken JSON, no choices, an empty answer without usage.
-    """
-    if answer.status != 200:
-        raise read_error(answer, endpoint_kind)
-    try:
-        body = json.loads(answer.body)
-    except (ValueError, RecursionError) as error:
-        raise ServerBusy(
-            f"the answer is not JSON ({_start(answer.body)!r})", kind="broken_answer", http_status=200
-        ) from error
+    body = _loads(answer.body) if answer.status == 200 else None
     choices = body.get("choices") if isinstance(body, dict) else None
-    if not isinstance(choices, list) or not choices:
-        if isinstance(body, dict) and body.get("error"):
-            raise read_error(answer, endpoint_kind)
-        raise ServerBusy("the answer has no choices", kind="empty_answer", http_status=200)
+    if not isinstance(body, dict) or not isinstance(choices, list) or not choices:
+        return None
     reply = Reply(
         choices=tuple(_choice(i, c) for i, c in enumerate(choices)),
         usage=_usage(body.get("usage")),
@@ -134,190 +25,8 @@ def read_reply(answer: HttpAnswer, endpoint_kind: str = "auto") -> Reply:
         created=_whole(body.get("created")),
         system_fingerprint=_text(body.get("system_fingerprint")),
     )
-    if _is_hollow(reply):
-        inner = choices[0].get("error") if isinstance(choices[0], dict) else None
-        if inner:
-            raise read_error(answer, endpoint_kind, inner={"error": inner})
-        raise ServerBusy("the answer is empty and its usage is zero", kind="empty_answer", http_status=200)
-    return reply
+    return None if _is_hollow(reply) else reply
 
-
-def read_error(answer: HttpAnswer, endpoint_kind: str = "auto", inner: Any = None) -> AnswerError:
-    """The named error of an answer that carries none or a failed completion."""
-    text = error_text(inner if inner is not None else _loads(answer.body), answer.body)
-    is_relay = endpoint_kind == "relay" or (endpoint_kind == "auto" and looks_like_relay(answer, text))
-    error, kind = _decide(text.words, answer.status, is_relay)
-    message = f"{answer.status}: {text.message or 'no message'}"
-    if text.code and text.code not in message:
-        message += f" [{text.code}]"
-    if issubclass(error, RateLimited | ServerBusy):
-        return error(
-            message,
-            kind=kind,
-            http_status=answer.status,
-            retry_after_seconds=retry_after_seconds(answer.headers, text.message, _loads(answer.body)),
-        )
-    return error(message, kind=kind, http_status=answer.status)
-
-
-def _decide(words: str, status: int, is_relay: bool) -> tuple[type[AnswerError], str]:
-    where = "relay" if is_relay else "direct"
-    for rule in RULES:
-        if (
-            rule.status in (None, status)
-            and rule.where in ("any", where)
-            and any(w in words for w in rule.words)
-        ):
-            return rule.error, rule.kind
-    if status in BY_STATUS:
-        return BY_STATUS[status]
-    if 300 <= status < 400:
-        return AccountError, "wrong_address"
-    return (ServerBusy, "server_error") if status >= 500 or status == 200 else (RowError, "bad_request")
-
-
-def looks_like_relay(answer: HttpAnswer, text: ErrorText | None = None) -> bool:
-    """one-api and new-api leave their request id in a header, or in their own error texts."""
-    if any(name in answer.headers for name in RELAY_HEADERS):
-        return True
-    return text is not None and (text.type in RELAY_TYPES or "(request id: " in text.message)
-
-
-# ------------------------------------------------------------------------------- error envelopes
-
-
-def error_text(body: Any, raw: bytes = b"") -> ErrorText:
-    """Unwrap every envelope seen in the field; a body that is no JSON gives its first words."""
-    if isinstance(body, list):
-        body = body[0] if body else {}
-    if not isinstance(body, dict):
-        return ErrorText(_start(raw))
-    inner = body.get("error", body)
-    if isinstance(inner, str):
-        return ErrorText(inner, _text(body.get("code")) or "", _text(body.get("type")) or "")
-    if not isinstance(inner, dict):
-        inner = body
-    message = next(
-        (m for k in ("message", "msg", "err", "error_msg", "detail", "title") if (m := _text(inner.get(k)))),
-        "",
-    )
-    metadata = inner.get("metadata")
-    if isinstance(metadata, dict) and metadata.get("raw"):  # the provider's own words, nested by a router
-        message = f"{message}: {metadata['raw']}"
-    code = _text(inner.get("code")) or _text(body.get("statusCode")) or ""
-    nested = inner.get("innererror")
-    if isinstance(nested, dict) and nested.get("code"):
-        code = f"{code} {nested['code']}".strip()
-    kind = _text(inner.get("type")) or _text(inner.get("status")) or ""
-    return ErrorText(message, code, kind)
-
-
-def comparable(message: str) -> str:
-    """An error message without the parts that differ from answer to answer."""
-    return _REQUEST_ID.sub("", message)
-
-
-# ------------------------------------------------------------------------------- limits
-
-
-def limit_reports(answer: HttpAnswer, trust: str = "auto") -> tuple[LimitReport | None, LimitReport | None]:
-    """What the x-ratelimit headers say of tokens and of requests; None where nothing usable.
-
-    trust: "ignore", "trust", or "auto", which leaves out a relay's headers: it copies those of whichever
-    upstream key served this one request.
-    """
-    headers = answer.headers
-    if trust == "ignore" or (trust == "auto" and looks_like_relay(answer)):
-        return None, None
-    return _limit_report(headers, "tokens"), _limit_report(headers, "requests")
-
-
-def _limit_report(headers: Mapping[str, str], what: str) -> LimitReport | None:
-    limit = parse_seconds(headers.get(f"x-ratelimit-limit-{what}", ""))
-    remaining = parse_seconds(headers.get(f"x-ratelimit-remaining-{what}", ""))
-    if not limit or remaining is None:  # Azure sends -1 and 0 where it does not know
-        return None
-    return LimitReport(limit, remaining)
-
-
-# ------------------------------------------------------------------------------- how long to wait
-
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|h|m|s)")
-_IN_TEXT = re.compile(
-    r"(?:try again|retry) (?:in|after) ((?:\d+(?:\.\d+)?\s?(?:ms|us|µs|h|m|s))+|\d+(?:\.\d+)? seconds?)", re.I
-)
-_UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 1e-6, "µs": 1e-6}
-
-
-def parse_seconds(value: str, now: datetime | None = None) -> float | None:
-    """Seconds of a Retry-After or reset value; None where it says nothing.
-
-    Takes numbers of seconds, Go durations (1m26.4s, 119ms), HTTP dates and RFC 3339 times. Dates need
-    `now` (aware). Empty and negative values mean unknown.
-    """
-    value = value.strip()
-    try:
-        seconds = float(value)
-    except ValueError:
-        parts = _DURATION_PART.findall(value)
-        if parts and "".join(n + u for n, u in parts) == value:
-            return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
-        return _seconds_until_date(value, now)
-    return seconds if 0 <= seconds < float("inf") else None
-
-
-def _seconds_until_date(value: str, now: datetime | None) -> float | None:
-    if now is None:
-        return None
-    try:
-        date = datetime.fromisoformat(value)
-    except ValueError:
-        try:
-            date = email.utils.parsedate_to_datetime(value)
-        except (ValueError, IndexError):
-            return None
-    if date.tzinfo is None:
-        return None
-    return max(0.0, (date - now).total_seconds())
-
-
-def retry_after_seconds(headers: Mapping[str, str], message: str = "", body: Any = None) -> float | None:
-    """What the server asked for: retry-after-ms, retry-after, then the body's own words."""
-    milliseconds = parse_seconds(headers.get("retry-after-ms", ""))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    date = _http_date(headers.get("date", ""))
-    seconds = parse_seconds(headers.get("retry-after", ""), date)
-    if seconds is not None:
-        return seconds
-    if (delay := _retry_delay(body)) is not None:
-        return parse_seconds(delay)
-    if found := _IN_TEXT.search(message):
-        return parse_seconds(re.sub(r"\s?seconds?$", "", found[1]).replace(" ", ""))
-    return None
-
-
-def _http_date(value: str) -> datetime | None:
-    try:
-        date = email.utils.parsedate_to_datetime(value)
-    except (ValueError, IndexError):
-        return None
-    return date if date.tzinfo else None
-
-
-def _retry_delay(body: Any) -> str | None:
-    """Google's RetryInfo, wherever it stands among the details."""
-    if isinstance(body, list):
-        body = body[0] if body else None
-    error = body.get("error") if isinstance(body, dict) else None
-    details = error.get("details") if isinstance(error, dict) else None
-    for detail in details if isinstance(details, list) else ():
-        if isinstance(detail, dict) and isinstance(detail.get("retryDelay"), str):
-            return str(detail["retryDelay"])
-    return None
-
-
-# ------------------------------------------------------------------------------- parts of a reply
 
 _FINISH = {
     "stop": "stop",
@@ -435,9 +144,3 @@ def _loads(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError):
         return None
-
-
-def _start(body: bytes) -> str:
-    """The first words of a body, without markup."""
-    text = body[:2000].decode("utf-8", "replace")
-    return " ".join(re.sub(r"<(script|style).*?</\1>|<[^>]*>", " ", text, flags=re.S | re.I).split())[:200]

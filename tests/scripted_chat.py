@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.rows import ChatRequest, HttpAnswer, Picture, Row
+from pipeline import faults, replies
+from pipeline.rows import ChatRequest, HttpAnswer, Picture, Reply, Row
 
 PICTURE = Picture(b"QUJD", "image/jpeg", 640, 480, 3, "0" * 64)
 
@@ -51,6 +52,14 @@ def good(text: str = "a picture", headers: dict[str, str] | None = None) -> Http
 def error(status: int, code: str, headers: dict[str, str] | None = None, message: str = "no") -> HttpAnswer:
     body = {"error": {"message": message, "type": "", "param": None, "code": code}}
     return HttpAnswer(status, headers or {}, json.dumps(body).encode(), "server/v1")
+
+
+def read(answer: HttpAnswer) -> Reply:
+    """An answer as a run reads it: the reply, or the named error raised."""
+    reply = replies.read_reply(answer)
+    if reply is None:
+        raise faults.read_error(answer)
+    return reply
 
 
 def rows(count: int) -> list[Row]:

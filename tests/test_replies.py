@@ -10,11 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_chat import completion
 
-from pipeline import replies
+from pipeline import faults, replies
 from pipeline.errors import AccountError, AnswerError, RateLimited, RowError, ServerBusy
 from pipeline.rows import HttpAnswer, Reply
 
 STOP, PAUSE, AGAIN, FAIL = AccountError, RateLimited, ServerBusy, RowError
+
+
+def read_answer(status: int, raw: bytes, kind: str = "auto") -> Reply:
+    """As a run reads it: a reply, or the named error raised."""
+    answer = HttpAnswer(status, {}, raw)
+    reply = replies.read_reply(answer)
+    if reply is None:
+        raise faults.read_error(answer, kind)
+    return reply
 
 
 def body(message="", kind=None, code=None, **more):
@@ -63,7 +72,7 @@ def test_every_reported_error_has_its_action(status, kind, content, expected):
     """Code, type and message decide before the status; a relay's words mean what a relay means by them."""
     raw = b"<html><h1>nginx</h1></html>" if content is None else json.dumps(content).encode()
     with pytest.raises(AnswerError) as caught:
-        replies.read_reply(HttpAnswer(status, {}, raw), kind)
+        read_answer(status, raw, kind)
     assert type(caught.value) is expected
     assert caught.value.http_status == status
 
@@ -91,7 +100,7 @@ def test_every_reported_error_has_its_action(status, kind, content, expected):
 )
 def test_how_long_a_server_asks_to_wait(headers, message, content, seconds):
     """Headers first, then the body's own words, in every form providers use."""
-    assert replies.retry_after_seconds(headers, message, content) == pytest.approx(seconds)
+    assert faults.retry_after_seconds(headers, message, content) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +112,7 @@ def test_how_long_a_server_asks_to_wait(headers, message, content, seconds):
 def test_reset_values(text, seconds):
     """Durations, integers, dates; -1 and nonsense mean unknown."""
     now = datetime(2026, 11, 22, 10, tzinfo=UTC)
-    assert replies.parse_seconds(text, now) == pytest.approx(seconds)
+    assert faults.parse_seconds(text, now) == pytest.approx(seconds)
 
 
 def test_a_relays_limits_are_not_trusted():
@@ -111,14 +120,14 @@ def test_a_relays_limits_are_not_trusted():
     headers = {"x-ratelimit-limit-tokens": "30000", "x-ratelimit-remaining-tokens": "29000"}
     direct = HttpAnswer(200, headers, b"")
     relay = HttpAnswer(200, headers | {"x-oneapi-request-id": "2025"}, b"")
-    assert replies.limit_reports(direct)[0].remaining == 29000
-    assert replies.limit_reports(relay) == (None, None)
-    assert replies.limit_reports(relay, "trust")[0].limit == 30000
-    assert replies.limit_reports(direct, "ignore") == (None, None)
+    assert faults.limit_reports(direct)[0].remaining == 29000
+    assert faults.limit_reports(relay) == (None, None)
+    assert faults.limit_reports(relay, "trust")[0].limit == 30000
+    assert faults.limit_reports(direct, "ignore") == (None, None)
 
 
 def read(content) -> Reply:
-    return replies.read_reply(HttpAnswer(200, {}, json.dumps(content).encode()))
+    return read_answer(200, json.dumps(content).encode())
 
 
 def test_the_reference_answer_is_kept_whole():
@@ -216,7 +225,7 @@ _FIELDS = ("id", "choices", "usage", "model", "created", "system_fingerprint", "
 def test_no_body_crashes_a_run(content, status):
     """Whatever JSON comes: a Reply or a named error."""
     try:
-        reply = replies.read_reply(HttpAnswer(status, {}, json.dumps(content).encode()))
+        reply = read_answer(status, json.dumps(content).encode())
     except AnswerError as error:
         assert str(error)
     else:
@@ -247,4 +256,4 @@ def test_one_odd_field_does_not_lose_an_answer(place, value):
 def test_any_bytes_are_some_error(raw):
     """Half bodies, HTML, noise."""
     with pytest.raises(AnswerError):
-        replies.read_reply(HttpAnswer(502, {}, raw))
+        read_answer(502, raw)

@@ -9,9 +9,9 @@ import random
 
 import pytest
 import virtual_time
-from scripted_chat import PICTURE, QuotaServer, ScriptedChat, build, completion, error, good, rows
+from scripted_chat import PICTURE, QuotaServer, ScriptedChat, build, completion, error, good, read, rows
 
-from pipeline import replies
+from pipeline import faults
 from pipeline.config import LimitSettings
 from pipeline.errors import ConnectionLost, RowError, RunError
 from pipeline.limiter import Limiter
@@ -36,8 +36,8 @@ class Bench:
             prepare=self.prepare,
             build=build,
             post=chat.post,
-            read=replies.read_reply,
-            report=replies.limit_reports,
+            read=read,
+            report=faults.limit_reports,
             price=lambda reply: None,
             record=self.record,
         )
@@ -278,11 +278,7 @@ def test_at_a_limit_all_of_it_is_used_without_a_429(says_remaining):
     # the reply's usage (420) is less than the server charges; only its headers know
     bench.runner._steps = Steps(
         **{n: getattr(bench.runner._steps, n) for n in Steps.__dataclass_fields__}
-        | {
-            "read": lambda a: replies.read_reply(
-                HttpAnswer(a.status, a.headers, a.body.replace(b"420", b"500"))
-            )
-        }
+        | {"read": lambda a: read(HttpAnswer(a.status, a.headers, a.body.replace(b"420", b"500")))}
     )
     bench.run()
     assert bench.tally.answered == count
