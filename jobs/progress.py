@@ -58,7 +58,7 @@ def _facts(mill: Mill) -> str:
         facts.append(f"{used:,.0f}/{limiter.tokens.limit_per_minute:,.0f} tok/min")
     if tally.cost_usd is not None:
         facts.append(f"${tally.cost_usd:.4f}")
-    facts.append(f"{mill.in_flight} out")
+    facts.append(f"{mill.in_flight}/{mill.most_in_flight_now} out")
     if tally.retries:
         facts.append(f"{tally.retries} retries")
     if tally.failed:

@@ -9,6 +9,8 @@ In reading order. A file imports from its own group's predecessors never, from g
     rules    request     row + pictures -> the body of one chat request
              tokens      what a request will cost in tokens
              limiter     tokens and requests per minute: who may send now
+             concurrency how many requests may be in flight, found out while running
+             slots       places for them: a semaphore whose size may change
              replies     an HTTP answer -> a Reply
              faults      ... or the named error it amounts to; waits and limits a server tells
              retry       again, how often, after how long

@@ -113,7 +113,10 @@ class LimitSettings(Group):
 
     tpm: PositiveInt | None = Field(None, description="tokens per minute; unset: what the server reports")
     rpm: PositiveInt | None = Field(None, description="requests per minute; unset: what the server reports")
-    concurrency: int = Field(64, ge=1, le=4096, description="requests in flight at once")
+    concurrency: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
+        "auto", description="requests in flight at once, a number, or auto: found out while running"
+    )
+    max_concurrency: int = Field(256, ge=1, le=4096, description="what auto never exceeds")
     burst_seconds: float = Field(
         1.0, gt=0, le=60, description="seconds of the limit that may be spent at once"
     )
@@ -126,6 +129,11 @@ class LimitSettings(Group):
     )
     timeout: float = Field(600.0, gt=0, description="seconds for one attempt, from send to last byte")
     connect_timeout: float = Field(15.0, gt=0, description="seconds to open a connection")
+
+    @property
+    def most_in_flight(self) -> int:
+        """Requests that may ever be out at once: what a kill -9 may cost."""
+        return self.max_concurrency if self.concurrency == "auto" else self.concurrency
 
 
 class EndpointSettings(Group):

@@ -136,6 +136,11 @@ class Mill:
         return self._runner.in_flight if self._runner else 0
 
     @property
+    def most_in_flight_now(self) -> int:
+        """What concurrency is allowed at the moment; moves where it is auto."""
+        return self._runner.most_in_flight_now() if self._runner else 0
+
+    @property
     def seconds(self) -> float:
         return time.time() - self._started_at
 

@@ -22,16 +22,19 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 
+from .concurrency import ConcurrencyController
 from .config import LimitSettings
 from .errors import AccountError, AnswerError, ConnectionLost, RateLimited, RowError, RunError, TransientError
 from .limiter import Admission, Limiter
 from .retry import AccountWatch, backoff_seconds, call, retrying
 from .rows import ChatRequest, Failure, HttpAnswer, LimitReport, Outcome, Picture, Prepared, Reply, Row, Tally
+from .slots import Slots
 
 MOST_BYTES_HELD = 512 * 2**20
 MOST_ROWS_AT_ONCE = 16
 MOST_ROWS_AHEAD = 64
 FAILED_EXAMPLES = 5
+OVERLOAD_KINDS = frozenset({"overloaded", "saturated", "no_channel"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class _Trace:
     """What is known of a row on its way."""
 
     started_at: float
+    has_slot: bool = False
     attempts: int = 0
     estimated_tokens: int | None = None
     latency_seconds: float | None = None
@@ -125,6 +129,10 @@ class Runner:
         self.tally = tally
         self._chance = chance
         self._now = now
+        self.concurrency = (
+            ConcurrencyController(limits.max_concurrency) if limits.concurrency == "auto" else None
+        )
+        self._slots = Slots(self.most_in_flight_now)
         self._retrying = retrying(limits.max_retries, chance, lambda: self._is_stopping, self._will_retry)
         self._watch = AccountWatch()
         self._has_answer = False
@@ -138,12 +146,17 @@ class Runner:
     def in_flight(self) -> int:
         return len(self._out)
 
+    def most_in_flight_now(self) -> int:
+        return self.concurrency.limit if self.concurrency else self._limits.most_in_flight
+
     async def run(self, rows: AsyncGenerator[list[Row]]) -> None:
         """Until the rows are through or the run is stopped. Raises only what is a bug."""
-        queue: asyncio.Queue[Prepared | None] = asyncio.Queue(min(self._limits.concurrency, MOST_ROWS_AHEAD))
+        queue: asyncio.Queue[Prepared | None] = asyncio.Queue(
+            min(self._limits.most_in_flight, MOST_ROWS_AHEAD)
+        )
         self._ahead = ahead = _Ahead(rows, queue)
         feeder = asyncio.create_task(self._feed(ahead))
-        workers = [asyncio.create_task(self._work(ahead)) for _ in range(self._limits.concurrency)]
+        workers = [asyncio.create_task(self._work(ahead)) for _ in range(self._limits.most_in_flight)]
         self._tasks = {feeder, *workers}
         if self._is_stopping:
             self._cancel_waiting()
@@ -195,7 +208,7 @@ class Runner:
             error = errors.exceptions[0]
             self.stop(error if isinstance(error, RunError) else None)
         else:
-            for _ in range(self._limits.concurrency):
+            for _ in range(self._limits.most_in_flight):
                 await ahead.queue.put(None)
 
     async def _prepare(self, ahead: _Ahead) -> None:
@@ -203,15 +216,19 @@ class Runner:
             await ahead.put(rows, await self._steps.prepare(rows))
 
     async def _work(self, ahead: _Ahead) -> None:
-        while not self._is_stopping and (prepared := await ahead.queue.get()) is not None:
-            row, pictures = prepared
-            trace = _Trace(self._now())
+        while not self._is_stopping:
+            await self._slots.take()
+            trace = _Trace(self._now(), has_slot=True)
             try:
-                await self._finish(row, pictures, trace)
+                prepared = await ahead.queue.get()
+                if prepared is None:
+                    return
+                await self._finish(*prepared, trace)
             except RunError as error:
                 self.stop(error)
             finally:
                 self._leave()
+                self._give_back_slot(trace)
                 ahead.release(trace.pictures)
 
     # ---- one row
@@ -241,7 +258,10 @@ class Runner:
         return self._outcome(row, trace, reply=reply)
 
     async def _attempt(self, request: ChatRequest, trace: _Trace) -> Reply:
-        """One pass through the gate, one POST."""
+        """One pass through the gates, one POST."""
+        if not trace.has_slot:  # the first attempt has the worker's
+            await self._slots.take()
+            trace.has_slot = True
         admission = await self._limiter.admit(request.estimated_tokens)
         self._enter()
         try:
@@ -251,6 +271,12 @@ class Runner:
             raise
         finally:
             self._leave()
+            self._give_back_slot(trace)
+
+    def _give_back_slot(self, trace: _Trace) -> None:
+        if trace.has_slot:
+            trace.has_slot = False
+            self._slots.give_back()
 
     async def _send(self, request: ChatRequest, trace: _Trace, admission: Admission) -> Reply:
         loop = asyncio.get_running_loop()
@@ -266,6 +292,8 @@ class Runner:
         reply = self._steps.read(answer)
         self._has_answer = True
         self._watch.answered()
+        if self.concurrency is not None:
+            self.concurrency.answered(trace.latency_seconds, self.in_flight)
         if reply.usage.total_tokens is not None:
             self._limiter.settle(admission, reply.usage.total_tokens)
         return reply
@@ -279,13 +307,24 @@ class Runner:
             raise RunError(str(error), kind=error.kind, http_status=error.http_status) from error
         if isinstance(error, RateLimited):
             self.tally.rate_limited += 1
+        is_overload = self._is_overload(error)
+        if self.concurrency is not None and is_overload:
+            self.concurrency.overloaded(asyncio.get_running_loop().time())
         if isinstance(error, TransientError):
             asked = error.retry_after_seconds
-            if isinstance(error, RateLimited) and asked is None:
+            if asked is None and (is_overload or isinstance(error, RateLimited)):
                 asked = backoff_seconds(attempt, self._chance)
             if asked is not None:
                 pause = min(asked, self._limits.max_wait)
                 self._limiter.close_until(asyncio.get_running_loop().time() + pause)
+
+    def _is_overload(self, error: AnswerError) -> bool:
+        """Whether fewer requests at once would help. A 429 for a limit that is known is the limiter's."""
+        if error.kind in OVERLOAD_KINDS:
+            return True
+        return (
+            isinstance(error, RateLimited) and self._limiter.tokens is None and self._limiter.requests is None
+        )
 
     def _will_retry(self, _error: BaseException) -> None:
         self.tally.retries += 1

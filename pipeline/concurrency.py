@@ -1,0 +1,114 @@
+"""How many requests may be in flight, found out while running. Pure; takes `now` and latencies as numbers.
+
+Theory of operation
+-------------------
+Relays, vLLM and Ollama publish no limit; what they can take shows in two ways only.
+
+  They refuse (429, 503, 529): the limit is cut to 0.7 of itself, at most once in a round trip, since
+  the requests that were out at the cut will be refused too and say nothing new.
+
+  They queue: answers take longer. The mean latency of a round (as many answers as the limit) is held
+  against the best round so far. Up to 1.25 of it there is room. Above that the limit shrinks on trial:
+  if answers then come sooner it was a queue, and the smaller limit stays (more requests would bring
+  waiting, no work); if they do not, the model has become slower or the pictures larger, the limit
+  goes back to where it was, and the new latency is the normal one.
+
+Growth is one for each answer at first (doubling in a round trip), until the first sign of either kind;
+from then on one for each round trip. The limit only grows while it is used: a run that is held by its
+tokens a minute learns nothing about concurrency.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+START = 4
+CUT = 0.7
+ROOM = 1.25
+USED_SHARE = 0.8
+FEWEST_ANSWERS_A_ROUND = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """Limit and latency before the limit was made smaller, to see whether that helps."""
+
+    limit: float
+    latency: float
+    has_drained: bool = False
+
+
+class ConcurrencyController:
+    """Additive increase, multiplicative decrease between 1 and a ceiling.
+
+    ceiling: never exceeded. start: the first limit.
+    """
+
+    def __init__(self, ceiling: int, start: int = START) -> None:
+        self.ceiling = ceiling
+        self._limit = float(min(start, ceiling))
+        self._is_doubling = True
+        self._last_cut = float("-inf")
+        self._latency: float | None = None  # mean of the last round
+        self._best: float | None = None
+        self._round_sum = 0.0
+        self._round_limits = 0.0  # sum, for the mean limit of the round: it grows within one
+        self._round_answers = 0
+        self._round_length = FEWEST_ANSWERS_A_ROUND
+        self._trial: _Trial | None = None
+
+    def __repr__(self) -> str:
+        phase = "doubling" if self._is_doubling else "probing"
+        return f"<ConcurrencyController {self._limit:.1f}/{self.ceiling} {phase} latency={self._latency}>"
+
+    @property
+    def limit(self) -> int:
+        return int(self._limit)
+
+    def answered(self, latency_seconds: float, in_flight: int) -> None:
+        """An answer came. in_flight: requests out just before it, this one included."""
+        self._round_sum += latency_seconds
+        self._round_limits += self._limit
+        self._round_answers += 1
+        if self._round_answers >= self._round_length:
+            self._end_round()
+        is_used = in_flight >= USED_SHARE * self.limit
+        if is_used and self._trial is None and self._has_room():
+            self._limit = min(self._limit + (1 if self._is_doubling else 1 / self._limit), self.ceiling)
+
+    def overloaded(self, now: float) -> None:
+        """The server refused for load. now: seconds of a monotonic clock."""
+        self._is_doubling = False
+        round_trip = self._latency or 1.0
+        if now - self._last_cut >= round_trip:
+            self._last_cut = now
+            self._trial = None
+            self._limit = max(1.0, self._limit * CUT)
+
+    def _has_room(self) -> bool:
+        return self._best is None or self._latency is None or self._latency <= ROOM * self._best
+
+    def _end_round(self) -> None:
+        latency = self._round_sum / self._round_answers
+        self._latency = latency
+        if self._trial is not None:
+            self._judge(self._trial, latency)
+        else:
+            self._best = latency if self._best is None else min(self._best, latency)
+            if not self._has_room():
+                self._is_doubling = False
+                self._trial = _Trial(self._round_limits / self._round_answers, latency)
+                self._limit = max(1.0, self._trial.limit * max(CUT, ROOM * self._best / latency))
+        self._round_sum, self._round_limits, self._round_answers = 0.0, 0.0, 0
+        self._round_length = max(int(self._limit), FEWEST_ANSWERS_A_ROUND)
+
+    def _judge(self, trial: _Trial, latency: float) -> None:
+        """After one round to drain and one to measure: was it a queue?"""
+        if not trial.has_drained:
+            self._trial = _Trial(trial.limit, trial.latency, has_drained=True)
+            return
+        share = self._limit / trial.limit
+        was_queue = latency <= trial.latency * (1 + share) / 2
+        if not was_queue:
+            self._best, self._limit = latency, trial.limit
+        self._trial = None
