@@ -8,10 +8,11 @@ Relays, vLLM and Ollama publish no limit; what they can take shows in two ways o
   the requests that were out at the cut will be refused too and say nothing new.
 
   They queue: answers take longer. The mean latency of a round (as many answers as the limit) is held
-  against the best round so far. Up to 1.25 of it there is room. Above that the limit shrinks on trial:
-  if answers then come sooner it was a queue, and the smaller limit stays (more requests would bring
-  waiting, no work); if they do not, the model has become slower or the pictures larger, the limit
-  goes back to where it was, and the new latency is the normal one.
+  against the best round so far. Up to 1.25 of it there is room. Above that comes a trial: the limit
+  stands still for two rounds (one to drain, one to measure), then at 0.7 of itself for two more. If
+  answers now come sooner it was a queue, and the limit goes where the queue would be short (more
+  requests bring waiting, no work). If they do not, the model has become slower or the pictures
+  larger: the limit goes back and the new latency is the normal one.
 
 Growth is one for each answer at first (doubling in a round trip), until the first sign of either kind;
 from then on one for each round trip. The limit only grows while it is used: a run that is held by its
@@ -29,13 +30,13 @@ USED_SHARE = 0.8
 FEWEST_ANSWERS_A_ROUND = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Trial:
-    """Limit and latency before the limit was made smaller, to see whether that helps."""
+    """limit: where it stood. rounds: of the trial that are over. latency: at that limit, once measured."""
 
     limit: float
-    latency: float
-    has_drained: bool = False
+    rounds: int = 0
+    latency: float = 0.0
 
 
 class ConcurrencyController:
@@ -52,7 +53,6 @@ class ConcurrencyController:
         self._latency: float | None = None  # mean of the last round
         self._best: float | None = None
         self._round_sum = 0.0
-        self._round_limits = 0.0  # sum, for the mean limit of the round: it grows within one
         self._round_answers = 0
         self._round_length = FEWEST_ANSWERS_A_ROUND
         self._trial: _Trial | None = None
@@ -68,7 +68,6 @@ class ConcurrencyController:
     def answered(self, latency_seconds: float, in_flight: int) -> None:
         """An answer came. in_flight: requests out just before it, this one included."""
         self._round_sum += latency_seconds
-        self._round_limits += self._limit
         self._round_answers += 1
         if self._round_answers >= self._round_length:
             self._end_round()
@@ -92,23 +91,25 @@ class ConcurrencyController:
         latency = self._round_sum / self._round_answers
         self._latency = latency
         if self._trial is not None:
-            self._judge(self._trial, latency)
+            self._go_on(self._trial, latency)
         else:
             self._best = latency if self._best is None else min(self._best, latency)
             if not self._has_room():
                 self._is_doubling = False
-                self._trial = _Trial(self._round_limits / self._round_answers, latency)
-                self._limit = max(1.0, self._trial.limit * max(CUT, ROOM * self._best / latency))
-        self._round_sum, self._round_limits, self._round_answers = 0.0, 0.0, 0
+                self._trial = _Trial(self._limit)
+        self._round_sum, self._round_answers = 0.0, 0
         self._round_length = max(int(self._limit), FEWEST_ANSWERS_A_ROUND)
 
-    def _judge(self, trial: _Trial, latency: float) -> None:
-        """After one round to drain and one to measure: was it a queue?"""
-        if not trial.has_drained:
-            self._trial = _Trial(trial.limit, trial.latency, has_drained=True)
-            return
-        share = self._limit / trial.limit
-        was_queue = latency <= trial.latency * (1 + share) / 2
-        if not was_queue:
-            self._best, self._limit = latency, trial.limit
-        self._trial = None
+    def _go_on(self, trial: _Trial, latency: float) -> None:
+        """One more round of a trial is over: drained, measured, drained at the smaller limit, measured."""
+        trial.rounds += 1
+        if trial.rounds == 2:
+            trial.latency = latency
+            self._limit = max(1.0, trial.limit * CUT)
+        elif trial.rounds == 4:
+            self._trial = None
+            was_queue = latency <= trial.latency * (1 + CUT) / 2
+            if was_queue and self._best is not None:
+                self._limit = max(1.0, trial.limit * min(1.0, ROOM * self._best / trial.latency))
+            else:
+                self._best, self._limit = latency, trial.limit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from dataclasses import dataclass, field
 
@@ -226,7 +227,7 @@ def test_a_limit_that_halves_and_comes_back():
         marks.append((server.answered, server.refused))
         bench.runner.stop()
         await running
-        return [(b[0] - a[0], b[1] - a[1]) for a, b in zip(marks, marks[1:], strict=False)]
+        return [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(marks)]
 
     first, bad, _, last = virtual_time.run(go())
     assert bad[1] <= 0.06 * bad[0]
