@@ -120,6 +120,11 @@ class LimitSettings(Group):
     burst_seconds: float = Field(
         1.0, gt=0, le=60, description="seconds of the limit that may be spent at once"
     )
+    charge: Literal["auto", "reserved", "used"] = Field(
+        "auto",
+        description="what counts against the tokens: max_tokens up front (reserved) or the real answer (used);"
+        " auto: as the server's headers show it, used without them",
+    )
     rate_limit_headers: Literal["auto", "trust", "ignore"] = Field(
         "auto", description="steer by x-ratelimit-*; auto: unless a relay answers"
     )

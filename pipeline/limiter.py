@@ -269,6 +269,11 @@ class Limiter:
         """Seconds until the gate opens again; 0 when it is open."""
         return max(0.0, self._closed_until - self._now())
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether the server's own account of our tokens is known."""
+        return self.tokens is not None and self.tokens.is_heard
+
     def used_last_minute(self) -> float | None:
         """Tokens granted in the last 60 seconds; None without a token limit."""
         return self.tokens.used_last_minute(self._now()) if self.tokens else None

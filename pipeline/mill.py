@@ -161,12 +161,14 @@ class Mill:
         def price(reply: Reply) -> Decimal | None:
             return self._prices.cost((reply.model, config.model), reply.usage)
 
+        estimator = TokenEstimator(config)
         return Steps(
             prepare=pool.prepare,
-            build=RequestBuilder(config, TokenEstimator(config).estimate).build,
+            build=RequestBuilder(config, estimator.estimate).build,
             post=client.post,
             read=read,
             report=lambda answer: faults.limit_reports(answer, config.rate_limit_headers),
+            learn=estimator.learn,
             price=price,
             record=record,
             prepare_at_once=pool.threads + 1,

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 
 from .config import API_ORDER, ChatSettings
-from .rows import ChatRequest, Picture, Row
+from .rows import ChatRequest, Picture, Row, TokenEstimate
 
 
 def _json(value: object) -> bytes:
@@ -22,10 +22,12 @@ class RequestBuilder:
     """Builds the requests of one run.
 
     chat: model, system message and parameters, the same for every row.
-    estimate: tokens of (prompt, [(width, height), ...]).
+    estimate: what (prompt, [(width, height), ...]) may cost.
     """
 
-    def __init__(self, chat: ChatSettings, estimate: Callable[[str, Iterable[tuple[int, int]]], int]) -> None:
+    def __init__(
+        self, chat: ChatSettings, estimate: Callable[[str, Iterable[tuple[int, int]]], TokenEstimate]
+    ) -> None:
         self._estimate = estimate
         head: dict[str, object] = {"model": chat.model}
         head |= {k: v for k in API_ORDER if (v := getattr(chat, k)) is not None}
@@ -50,5 +52,4 @@ class RequestBuilder:
                 self._picture_end,
             )
         pieces.append(b"]}]}")
-        estimated_tokens = self._estimate(row.prompt, [(p.width, p.height) for p in pictures])
-        return ChatRequest(tuple(pieces), estimated_tokens)
+        return ChatRequest(tuple(pieces), self._estimate(row.prompt, [(p.width, p.height) for p in pictures]))

@@ -48,14 +48,25 @@ Prepared = tuple[Row, "tuple[Picture, ...] | RowError"]
 
 
 @dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """A body ready to be posted, in pieces so that the base64 is copied once, when it is sent.
+class TokenEstimate:
+    """What a request may cost, before it is sent.
 
-    estimated_tokens: what the limiter reserves: pictures + text + the longest answer allowed.
+    formula: prompt and pictures by the provider's formula. prompt: the same, corrected by what answers
+    have shown. longest_answer: all that max_tokens and n allow. likely_answer: by what answers have shown.
     """
 
+    formula: int
+    prompt: int
+    longest_answer: int
+    likely_answer: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A body ready to be posted, in pieces so that the base64 is copied once, when it is sent."""
+
     pieces: tuple[bytes, ...]
-    estimated_tokens: int
+    estimate: TokenEstimate
 
     @property
     def body(self) -> bytes:

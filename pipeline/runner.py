@@ -27,7 +27,20 @@ from .config import LimitSettings
 from .errors import AccountError, AnswerError, ConnectionLost, RateLimited, RowError, RunError, TransientError
 from .limiter import Admission, Limiter
 from .retry import AccountWatch, backoff_seconds, call, retrying
-from .rows import ChatRequest, Failure, HttpAnswer, LimitReport, Outcome, Picture, Prepared, Reply, Row, Tally
+from .rows import (
+    ChatRequest,
+    Failure,
+    HttpAnswer,
+    LimitReport,
+    Outcome,
+    Picture,
+    Prepared,
+    Reply,
+    Row,
+    Tally,
+    TokenEstimate,
+    Usage,
+)
 from .slots import Slots
 
 MOST_BYTES_HELD = 512 * 2**20
@@ -49,6 +62,7 @@ class Steps:
     post: Callable[[bytes], Awaitable[HttpAnswer]]
     read: Callable[[HttpAnswer], Reply]
     report: Callable[[HttpAnswer], tuple[LimitReport | None, LimitReport | None]]
+    learn: Callable[[TokenEstimate, Usage], None]
     price: Callable[[Reply], Decimal | None]
     record: Callable[[Outcome], Awaitable[None]]
     prepare_at_once: int = 2
@@ -249,7 +263,6 @@ class Runner:
                 raise pictures
             trace.pictures = pictures
             request = self._steps.build(row, pictures)
-            trace.estimated_tokens = request.estimated_tokens
             reply = await call(self._retrying, partial(self._attempt, request, trace))
         except (RowError, TransientError, AccountError) as error:
             if self._is_stopping and not isinstance(error, RowError):
@@ -262,7 +275,8 @@ class Runner:
         if not trace.has_slot:  # the first attempt has the worker's
             await self._slots.take()
             trace.has_slot = True
-        admission = await self._limiter.admit(request.estimated_tokens)
+        trace.estimated_tokens = self._reservation(request.estimate)
+        admission = await self._limiter.admit(trace.estimated_tokens)
         self._enter()
         try:
             return await self._send(request, trace, admission)
@@ -272,6 +286,13 @@ class Runner:
         finally:
             self._leave()
             self._give_back_slot(trace)
+
+    def _reservation(self, estimate: TokenEstimate) -> int:
+        """Tokens to take before sending: with the longest answer where the endpoint charges that up front."""
+        up_front = self._limits.charge == "reserved" or (
+            self._limits.charge == "auto" and self._limiter.is_heard
+        )
+        return estimate.prompt + (estimate.longest_answer if up_front else estimate.likely_answer)
 
     def _give_back_slot(self, trace: _Trace) -> None:
         if trace.has_slot:
@@ -294,7 +315,8 @@ class Runner:
         self._watch.answered()
         if self.concurrency is not None:
             self.concurrency.answered(trace.latency_seconds, self.in_flight)
-        if reply.usage.total_tokens is not None:
+        self._steps.learn(request.estimate, reply.usage)
+        if reply.usage.total_tokens and self._limits.charge != "reserved":
             self._limiter.settle(admission, reply.usage.total_tokens)
         return reply
 

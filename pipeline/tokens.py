@@ -1,4 +1,4 @@
-"""What a request will cost in tokens, before it is sent. Pure.
+"""What a request will cost in tokens, before it is sent; learns from what it did cost. Pure.
 
 Sources: OpenAI's guide on images and vision (tiles), read 2026-11; text by length, since captions
 share one prompt and no tokenizer works offline for every model.
@@ -7,14 +7,20 @@ share one prompt and no tokenizer works offline for every model.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable
 
 from .config import ChatSettings
+from .rows import TokenEstimate, Usage
 
 # gpt-4o, gpt-4.1, gpt-4-turbo
 TILE_BASE_TOKENS = 85
 TILE_TOKENS = 170
 TILE_SIDE_PX = 512
+
+_REMEMBERED = 101
+_FEWEST_TO_LEARN = 5
+_LEARN_EVERY = 8  # sorting for a quantile each time would cost more than it brings
 
 
 def picture_tokens(width: int, height: int, detail: str | None = None) -> int:
@@ -43,17 +49,69 @@ def text_tokens(text: str) -> int:
     return math.ceil((len(text) - wide) / 4) + wide
 
 
+class _Recent:
+    """The last values of something, for medians and other quantiles that one outlier does not move."""
+
+    def __init__(self) -> None:
+        self._values: deque[float] = deque(maxlen=_REMEMBERED)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def add(self, value: float) -> None:
+        self._values.append(value)
+
+    def quantile(self, share: float) -> float:
+        ordered = sorted(self._values)
+        return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+
+
 class TokenEstimator:
-    """Estimates the requests of one run: what the limiter reserves before anything is sent.
+    """Estimates the requests of one run and learns from the usage that comes back.
+
+    The formula is OpenAI's for one family; another model, or a relay that counts in its own way, may report
+    several times as much or a third. So the prompt is corrected by the median of reported / formula,
+    by size class (powers of two of the formula) once a class has five answers, by all classes before.
 
     chat: its system message, detail, n and max_tokens count for every row.
     """
 
     def __init__(self, chat: ChatSettings) -> None:
         self._detail = chat.detail
-        self._fixed_tokens = chat.answer_tokens + (text_tokens(chat.system) if chat.system else 0)
+        self._longest_answer = chat.answer_tokens
+        self._system_tokens = text_tokens(chat.system) if chat.system else 0
+        self._ratios: dict[int | None, _Recent] = {None: _Recent()}  # by size class; None: all
+        self._corrections: dict[int | None, float] = {}
+        self._answers = _Recent()
+        self._learned = 0
+        self._likely_answer = self._longest_answer
 
-    def estimate(self, prompt: str, sizes_px: Iterable[tuple[int, int]]) -> int:
-        """Tokens of text, pictures (width, height) and the longest answers allowed."""
+    def estimate(self, prompt: str, sizes_px: Iterable[tuple[int, int]]) -> TokenEstimate:
+        """What a prompt with pictures of these (width, height) may cost."""
         pictures = sum(picture_tokens(width, height, self._detail) for width, height in sizes_px)
-        return self._fixed_tokens + text_tokens(prompt) + pictures
+        formula = self._system_tokens + text_tokens(prompt) + pictures
+        correction = self._corrections.get(_size_class(formula), self._corrections.get(None, 1.0))
+        return TokenEstimate(
+            formula, math.ceil(formula * correction), self._longest_answer, self._likely_answer
+        )
+
+    def learn(self, estimate: TokenEstimate, usage: Usage) -> None:
+        """Take in what a request really cost; an answer without usage teaches nothing."""
+        if usage.prompt_tokens:
+            for size_class in (None, _size_class(estimate.formula)):
+                recent = self._ratios.setdefault(size_class, _Recent())
+                recent.add(usage.prompt_tokens / max(1, estimate.formula))
+                if len(recent) >= _FEWEST_TO_LEARN and (
+                    size_class not in self._corrections or self._learned % _LEARN_EVERY == 0
+                ):
+                    self._corrections[size_class] = recent.quantile(0.5)
+        if usage.completion_tokens is not None:
+            self._answers.add(usage.completion_tokens)
+        self._learned += 1
+        if len(self._answers) >= _FEWEST_TO_LEARN and self._learned % _LEARN_EVERY == 0:
+            likely = math.ceil(self._answers.quantile(0.9) * 1.1)
+            self._likely_answer = min(likely, self._longest_answer)
+
+
+def _size_class(tokens: int) -> int:
+    return tokens.bit_length()

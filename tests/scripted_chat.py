@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline import faults, replies
-from pipeline.rows import ChatRequest, HttpAnswer, Picture, Reply, Row
+from pipeline.rows import ChatRequest, HttpAnswer, Picture, Reply, Row, TokenEstimate
 
 PICTURE = Picture(b"QUJD", "image/jpeg", 640, 480, 3, "0" * 64)
 
@@ -66,8 +66,8 @@ def rows(count: int) -> list[Row]:
     return [Row(f"r{i:06d}", (f"{i}.jpg",), (f"/{i}.jpg",), f"[row r{i:06d}]") for i in range(count)]
 
 
-def build(row: Row, _pictures: object, tokens: int = 500) -> ChatRequest:
-    return ChatRequest((row.prompt.encode(),), tokens)
+def build(row: Row, _pictures: object) -> ChatRequest:
+    return ChatRequest((row.prompt.encode(),), TokenEstimate(400, 400, 100, 100))
 
 
 @dataclass

@@ -38,6 +38,7 @@ class Bench:
             post=chat.post,
             read=read,
             report=faults.limit_reports,
+            learn=self.learn,
             price=lambda reply: None,
             record=self.record,
         )
@@ -51,6 +52,9 @@ class Bench:
             prepared.append((row, bad if row.id in self.row_errors else (PICTURE,)))
         self.most_prepared = max(self.most_prepared, len(self.runner._ahead.queue._queue))
         return prepared
+
+    def learn(self, estimate, usage):
+        pass
 
     async def record(self, outcome):
         await asyncio.sleep(0.01)
