@@ -76,6 +76,7 @@ class _Trace:
     has_slot: bool = False
     attempts: int = 0
     estimated_tokens: int | None = None
+    sent_at: float = 0.0  # the last attempt, by the loop's clock
     latency_seconds: float | None = None
     endpoint: str | None = None
     pictures: tuple[Picture, ...] = ()
@@ -150,6 +151,7 @@ class Runner:
         self._retrying = retrying(limits.max_retries, chance, lambda: self._is_stopping, self._will_retry)
         self._watch = AccountWatch()
         self._has_answer = False
+        self._shortened_pause_until = float("inf")  # inf: none since the last answer
         self._is_stopping = False
         self.stopped_by: RunError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -281,7 +283,7 @@ class Runner:
         try:
             return await self._send(request, trace, admission)
         except AnswerError as error:
-            self._react(error, trace.attempts)
+            self._react(error, trace)
             raise
         finally:
             self._leave()
@@ -303,15 +305,16 @@ class Runner:
         loop = asyncio.get_running_loop()
         trace.attempts += 1
         self.tally.attempts += 1
-        sent_at = loop.time()
+        trace.sent_at = loop.time()
         try:
             answer = await self._steps.post(request.body)
         finally:
-            trace.latency_seconds = loop.time() - sent_at
+            trace.latency_seconds = loop.time() - trace.sent_at
         trace.endpoint = answer.endpoint
         self._limiter.hear(admission, *self._steps.report(answer))
         reply = self._steps.read(answer)
         self._has_answer = True
+        self._shortened_pause_until = float("inf")
         self._watch.answered()
         if self.concurrency is not None:
             self.concurrency.answered(trace.latency_seconds, self.in_flight)
@@ -320,7 +323,7 @@ class Runner:
             self._limiter.settle(admission, reply.usage.total_tokens)
         return reply
 
-    def _react(self, error: AnswerError, attempt: int) -> None:
+    def _react(self, error: AnswerError, trace: _Trace) -> None:
         """What a failed attempt means for the others."""
         is_unreachable = isinstance(error, ConnectionLost) and error.kind == "cannot_connect"
         if (
@@ -335,10 +338,26 @@ class Runner:
         if isinstance(error, TransientError):
             asked = error.retry_after_seconds
             if asked is None and (is_overload or isinstance(error, RateLimited)):
-                asked = backoff_seconds(attempt, self._chance)
+                asked = backoff_seconds(trace.attempts, self._chance)
             if asked is not None:
-                pause = min(asked, self._limits.max_wait)
-                self._limiter.close_until(asyncio.get_running_loop().time() + pause)
+                self._pause(asked, error, trace)
+
+    def _pause(self, asked_seconds: float, error: TransientError, trace: _Trace) -> None:
+        """Everybody holds for as long as the server asked, at most --max-wait. Raises RunError where a
+        request that was sent after such a shortened pause is told to wait too long again."""
+        now = asyncio.get_running_loop().time()
+        longest = self._limits.max_wait
+        if asked_seconds > longest:
+            if trace.sent_at >= self._shortened_pause_until:
+                raise RunError(
+                    f"{error} (it asks to wait {asked_seconds:,.0f} s; --max-wait is {longest:,.0f} s, and that"
+                    " was waited)",
+                    kind="asked_to_wait",
+                    http_status=error.http_status,
+                ) from error
+            if self._shortened_pause_until == float("inf"):
+                self._shortened_pause_until = now + longest
+        self._limiter.close_until(now + min(asked_seconds, longest))
 
     def _is_overload(self, error: AnswerError) -> bool:
         """Whether fewer requests at once would help. A 429 for a limit that is known is the limiter's."""

@@ -166,6 +166,16 @@ def test_a_pause_is_capped():
     assert bench.tally.answered == 1
 
 
+def test_a_pause_that_stays_too_long_stops_the_run():
+    """Still asked to wait a day after --max-wait seconds: stop, resumable, with the figure; no row fails."""
+    chat = ScriptedChat(always(error(429, "429", {"retry-after": "86400"})))
+    bench = Bench(chat, 100, concurrency=4, max_wait=60.0).run()
+    assert "asks to wait 86,400 s" in str(bench.runner.stopped_by)
+    assert 60 <= bench.seconds < 65
+    assert bench.outcomes == {}
+    assert len(chat.bodies) <= 8
+
+
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
