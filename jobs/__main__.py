@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import signal
 import sys
 
 from pipeline import __version__
 from pipeline.errors import RunError, UsageError
+
+from . import exit_codes
 
 COMMANDS = {
     "caption": "caption a folder or a manifest; the same command again resumes",
@@ -18,47 +22,56 @@ COMMANDS = {
     "demo": "caption the sample pictures against the built-in endpoint",
 }
 
-EXIT_ANSWERED = 0
-EXIT_SOME_FAILED = 1
-EXIT_USAGE = 2
-EXIT_STOPPED = 3
-EXIT_INTERRUPTED = 130
-
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit code (see README)."""
     argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in COMMANDS:
+        return run_job(argv[0], argv[1:])
+    try:
+        return _without_command(argv)
+    except BrokenPipeError:
+        return _output_closed()
+
+
+def _without_command(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
-        print(_usage())
-        return EXIT_ANSWERED if argv else EXIT_USAGE
+        print(_usage(), flush=True)
+        return exit_codes.ANSWERED if argv else exit_codes.USAGE
     if argv[0] in ("-V", "--version"):
-        print(f"captionmill {__version__}")
-        return EXIT_ANSWERED
-    if argv[0] not in COMMANDS:
-        near = difflib.get_close_matches(argv[0], COMMANDS, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        print(f"captionmill: no command {argv[0]!r}{hint}\n\n{_usage()}", file=sys.stderr)
-        return EXIT_USAGE
-    return run_job(argv[0], argv[1:])
+        print(f"captionmill {__version__}", flush=True)
+        return exit_codes.ANSWERED
+    near = difflib.get_close_matches(argv[0], COMMANDS, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    print(f"captionmill: no command {argv[0]!r}{hint}\n\n{_usage()}", file=sys.stderr)
+    return exit_codes.USAGE
 
 
 def run_job(command: str, argv: list[str]) -> int:
     """Call one job's `main`, and say in one line what went wrong where something did."""
-    job = importlib.import_module(f"jobs.{command}")
     try:
-        return int(job.main(argv))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, from the first moment on
+        job = importlib.import_module(f"jobs.{command}")
+        code = int(job.main(argv))
+        sys.stdout.flush()
     except UsageError as error:
         print(f"captionmill {command}: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return exit_codes.USAGE
     except RunError as error:
         print(f"captionmill {command}: stopped: {error}", file=sys.stderr)
-        return EXIT_STOPPED
+        return exit_codes.STOPPED
     except KeyboardInterrupt:
         print(f"captionmill {command}: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of our output (head, less) has gone
-        sys.stderr.close()
-        return EXIT_ANSWERED
+        return exit_codes.INTERRUPTED
+    except BrokenPipeError:
+        return _output_closed()
+    return code
+
+
+def _output_closed() -> int:
+    """The reader (head, less) has gone; the interpreter must not complain about it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return exit_codes.OUTPUT_CLOSED
 
 
 def _usage() -> str:

@@ -14,7 +14,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -53,7 +53,11 @@ def add_settings(parser: Parser) -> None:
         section = parser.add_argument_group(title)
         for name, setting in group.model_fields.items():
             default = setting.get_default()
-            text = (setting.description or "") + (f" [{default}]" if default not in (None, ...) else "")
+            text = setting.description or ""
+            if allowed := _choices(setting.annotation):
+                text += f": {', '.join(allowed)}" if not any(word in text for word in allowed) else ""
+            if not setting.is_required() and default is not None:
+                text += f" [{default}]"
             options: dict[str, Any] = {"dest": name, "default": None, "help": text.replace("%", "%%")}
             if name in _SWITCHES:
                 options |= {"action": "store_const", "const": True}
@@ -64,6 +68,15 @@ def add_settings(parser: Parser) -> None:
         if title == "what is asked":
             section.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a UTF-8 file")
     parser.add_argument("--config", type=Path, metavar="TOML", help="settings by the same names; flags win")
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words of a Literal, also of one among others."""
+    if get_origin(annotation) is Literal:
+        return [str(a) for a in get_args(annotation)]
+    return [
+        word for inner in get_args(annotation) if get_origin(inner) is Literal for word in _choices(inner)
+    ]
 
 
 def read_settings(arguments: argparse.Namespace) -> RunConfig:
@@ -82,6 +95,9 @@ def read_settings(arguments: argparse.Namespace) -> RunConfig:
     elif "prompt_file" in file and "prompt" not in flags and file_path is not None:
         flags["prompt"] = _read_prompt(file_path.parent / str(file["prompt_file"]))
     file.pop("prompt_file", None)
+    if "output" in file and getattr(arguments, "output", None) is None and file_path is not None:
+        arguments.output = file_path.parent / str(file["output"])
+    file.pop("output", None)
     try:
         return RunConfig.model_validate(file | flags)
     except ValidationError as error:
@@ -106,7 +122,11 @@ def read_endpoint(config: RunConfig) -> Endpoint:
 
 def default_run_path(source: Path) -> Path:
     """Beside where we stand: photos/ -> photos-captions, data.csv -> data-captions."""
-    return Path(f"{source.resolve().stem if source.is_file() else source.resolve().name}-captions")
+    try:
+        path = source.resolve()
+        return Path(f"{path.stem if path.is_file() else path.name}-captions")
+    except (OSError, RuntimeError) as error:  # a name that is too long, a link to itself
+        raise UsageError(f"{source}: cannot be read ({error})") from None
 
 
 # ------------------------------------------------------------------------------- flags

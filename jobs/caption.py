@@ -11,20 +11,32 @@ last one ended.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import signal
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import TextIO
 
-from pipeline.errors import RunError
+from pipeline.config import DEFAULT_PROMPT
+from pipeline.errors import RunError, UsageError
 from pipeline.journal import Journal
 from pipeline.mill import Job, Mill
 
-from . import progress
+from . import exit_codes, progress
 from .arguments import Parser, add_settings, default_run_path, read_endpoint, read_settings
 
-EXIT_ANSWERED, EXIT_SOME_FAILED, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 3, 130
+# what to do about it, by the kind of the error that stopped a run
+HINTS = {
+    "bad_key": "check the key in the variable {key_env}; it was refused by {endpoint}",
+    "no_permission": "this key may not use model or endpoint: {endpoint}",
+    "no_quota": "no money is left for the key in {key_env} at {endpoint}",
+    "model_not_found": "check --model and the address {endpoint}",
+    "wrong_address": "check the address: {endpoint}",
+    "cannot_connect": "check the network and the address {endpoint}",
+    "disk": "make room on the disk",
+}
 
 
 def main(argv: list[str]) -> int:
@@ -34,8 +46,14 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="captionmill caption", description=__doc__)
-    parser.add_argument("source", type=Path, help="a folder, or a .csv, .jsonl or .parquet manifest")
+    parser = Parser(
+        prog="captionmill caption",
+        usage="captionmill caption SOURCE [-o RUN] --model MODEL [settings]",
+        description=__doc__,
+    )
+    parser.add_argument(
+        "source", type=Path, nargs="?", help="a folder, or a .csv, .jsonl or .parquet manifest"
+    )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="RUN", help="the run folder [SOURCE's name + -captions]"
     )
@@ -44,43 +62,61 @@ def _parser() -> Parser:
         nargs="?",
         const="",
         metavar="KIND,...",
-        help="try failed rows again: all of them, or those of some error kinds",
+        help="try failed rows again: all of them, or those of some error kinds (as `status` shows them)",
     )
+    parser.add_argument("--moved", action="store_true", help="the source of this run has another path now")
     add_settings(parser)
     return parser
 
 
 def _job(arguments: Namespace) -> Job:
+    source, kinds = arguments.source, arguments.retry_failed
+    if source is None and kinds and Path(kinds).exists():  # --retry-failed SOURCE: the path is no kind
+        source, kinds = Path(kinds), ""
+    if source is None:
+        raise UsageError("SOURCE is needed: a folder, or a .csv, .jsonl or .parquet manifest")
     config = read_settings(arguments)
-    kinds = arguments.retry_failed
     return Job(
-        source=arguments.source,
-        run_path=arguments.output or default_run_path(arguments.source),
+        source=source,
+        run_path=arguments.output or default_run_path(source),
         config=config,
         endpoint=read_endpoint(config),
         retry_failed=None if kinds is None else frozenset(k.strip() for k in kinds.split(",") if k.strip()),
+        is_moved=arguments.moved,
     )
 
 
 def run(job: Job) -> int:
     """One start of a run, from the checks to the summary. Returns the exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the loop takes over
     mill = Mill.open(job, tell=_tell)
     stopped_by: RunError | None = None
     # what is there now lives to the end: the collector need not visit it again (measured: -8 % CPU)
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     try:
-        if mill.survey.repeated:
-            _tell(f"{mill.survey.repeated} rows stand twice with the same content; each counts once")
-        if mill.survey.skipped:
-            _tell(f"{mill.survey.skipped} files in the folder are no pictures; skipped")
+        _tell_what_was_found(job, mill)
         asyncio.run(_run(mill))
     except RunError as error:
         stopped_by = error
     finally:
         mill.close()
-    return _sum_up(mill, stopped_by)
+    return _sum_up(job, mill, stopped_by)
+
+
+def _tell_what_was_found(job: Job, mill: Mill) -> None:
+    survey = mill.survey
+    if survey.repeated:
+        _tell(f"{survey.repeated} rows stand twice with the same content; each counts once")
+    if survey.skipped:
+        more = ", ..." if survey.skipped > len(survey.skipped_names) else ""
+        _tell(
+            f"{survey.skipped} files have no picture's extension; skipped: {', '.join(survey.skipped_names)}{more}"
+        )
+    if survey.own_prompts and job.config.prompt != DEFAULT_PROMPT:
+        _tell(f"{survey.own_prompts} rows have a prompt of their own; --prompt is for the others")
+    if mill.endpoint_before not in (None, job.endpoint.name):
+        _tell(f"this run was at {mill.endpoint_before} before")
+    _tell(f"{survey.total:,} rows for {job.config.model} at {job.endpoint.name}")
 
 
 async def _run(mill: Mill) -> None:
@@ -103,34 +139,62 @@ async def _run(mill: Mill) -> None:
         await asyncio.gather(showing, return_exceptions=True)
 
 
-def _sum_up(mill: Mill, stopped_by: RunError | None) -> int:
-    tally, folder = mill.tally, mill.folder
-    journal = Journal(folder.journal, read_only=True)
-    _, failed, _ = journal.counts()
-    journal.close()
-    done = tally.done_before + tally.answered + tally.failed
-    left = tally.total - done
+def _sum_up(job: Job, mill: Mill, stopped_by: RunError | None) -> int:
+    tally = mill.tally
+    left = tally.total - tally.done_before - tally.answered - tally.failed
     if not tally.attempts and not tally.failed and not left and stopped_by is None:
         _tell(f"all {tally.total:,} rows were finished before; nothing was sent")
     else:
         _tell(_totals(mill))
+    if tally.changed:
+        _tell(
+            f"{tally.changed:,} rows ask something else now than when they were answered, and keep the old answer"
+            f" ({', '.join(tally.changed_examples)}): give a changed row a new id, or use a new -o"
+        )
     for example in tally.failed_examples:
         _tell(f"  failed: {example}")
+    if stopped_by is not None:
+        return _stopped(job, stopped_by, left)
+    failed = _count_failed(mill)
     if failed:
         kinds = ", ".join(f"{count} {kind}" for kind, count in tally.failures_by_kind.items())
         _tell(
-            f"{failed:,} rows have no answer{f' ({kinds})' if kinds else ''}: see {folder.failures};"
-            " the same command with --retry-failed tries them again"
+            f"{failed:,} rows have no answer{f' ({kinds})' if kinds else ''}: see {mill.folder.failures};"
+            " --retry-failed tries them again"
         )
-    print(f"{folder.results}")
-    if stopped_by is not None:
-        _tell(f"stopped: {stopped_by}")
-        _tell(f"{left:,} rows are left; everything answered is saved. The same command goes on")
-        return EXIT_STOPPED
+    _print(str(mill.folder.results))
     if mill.is_interrupted and left:
-        _tell(f"interrupted with {left:,} rows left; everything answered is saved. The same command goes on")
-        return EXIT_INTERRUPTED
-    return EXIT_SOME_FAILED if failed else EXIT_ANSWERED
+        billed = (
+            f" {mill.given_up} requests were out; they may be billed and asked again."
+            if mill.given_up
+            else ""
+        )
+        _tell(
+            f"interrupted with {left:,} rows left; every recorded answer is saved.{billed} The same command goes on"
+        )
+        return exit_codes.INTERRUPTED
+    return exit_codes.SOME_FAILED if failed else exit_codes.ANSWERED
+
+
+def _stopped(job: Job, stopped_by: RunError, left: int) -> int:
+    _tell(f"stopped: {stopped_by}")
+    hint = HINTS.get(stopped_by.kind, "").format(
+        key_env=job.config.api_key_env, endpoint=job.endpoint.url.partition("?")[0]
+    )
+    if hint:
+        _tell(f"  {hint}")
+    _tell(
+        f"{left:,} rows are left; every recorded answer is saved. Once that is mended, the same command goes on"
+    )
+    return exit_codes.STOPPED
+
+
+def _count_failed(mill: Mill) -> int:
+    journal = Journal(mill.folder.journal)
+    try:
+        return journal.counts()[1]
+    finally:
+        journal.close()
 
 
 def _totals(mill: Mill) -> str:
@@ -143,7 +207,7 @@ def _totals(mill: Mill) -> str:
     if tally.done_before:
         parts.insert(1, f"{tally.done_before:,} finished before")
     if tally.reserved_tokens:
-        parts.append(f"{tally.reserved_tokens:,} reserved")
+        parts.append(f"{tally.reserved_tokens:,} reserved for them")
     if tally.cost_usd is not None:
         parts.append(f"${tally.cost_usd:,.6f}")
     if tally.unpriced:
@@ -154,7 +218,13 @@ def _totals(mill: Mill) -> str:
 
 
 def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    """A line for the person; a closed or full output does not end a run."""
+    _print(text, sys.stderr)
+
+
+def _print(text: str, stream: TextIO | None = None) -> None:
+    with contextlib.suppress(OSError):
+        print(text, file=stream, flush=True)
 
 
 if __name__ == "__main__":

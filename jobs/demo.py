@@ -18,7 +18,7 @@ from pipeline.folder import RunFolder
 from pipeline.mill import Job
 from pipeline.report import read_report
 
-from . import caption, report
+from . import caption, exit_codes, report
 from .arguments import Parser
 
 SAMPLES = Path(__file__).resolve().parent.parent / "sample_data" / "images"
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     print(f"failures  {folder.failures}")
     print(f"report    {pages.write_report(folder, read_report(folder))}")
     print(f"gallery   {pages.write_gallery(folder)}")
-    return 0 if code == caption.EXIT_SOME_FAILED else code
+    return exit_codes.ANSWERED if code == exit_codes.SOME_FAILED else code
 
 
 def _print_answers(folder: RunFolder) -> None:

@@ -52,10 +52,15 @@ def _as_text(report: RunReport) -> str:
     prompt = sum(line.prompt_tokens for line in report.models.values())
     completion = sum(line.completion_tokens for line in report.models.values())
     state = "running" if report.is_running else "finished" if not report.left else "not running, resumable"
-    cost = "no price" if report.cost_usd is None else f"${report.cost_usd:,.6f}"
+    cost = "no price" if report.unpriced and report.cost_usd is None else f"${report.cost_usd or 0:,.6f}"
+    rows = (
+        f"of {report.rows:,}"
+        if report.answered + report.failed <= report.rows
+        else f"(the source has {report.rows:,} rows now)"
+    )
     lines = [
         f"{report.path}: {state}",
-        f"  answered  {report.answered:>12,} of {report.rows:,}",
+        f"  answered  {report.answered:>12,} {rows}",
         f"  failed    {report.failed:>12,}" + _kinds(report),
         f"  left      {report.left:>12,}",
         f"  tokens    {prompt:>12,} in, {completion:,} out",

@@ -1,12 +1,12 @@
-"""One POST, one attempt. The one place that sees aiohttp's client, and the key.
+"""One POST, one attempt. The one place that sees aiohttp's client.
 
-Knows nothing of retries, limits or what an answer means. The key is taken out of everything that
-comes back, here at the border, so that no message, log or column can hold it.
+Knows nothing of retries, limits or what an answer means.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import re
 import ssl
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ import aiohttp
 from .errors import AccountError, ConnectionLost, UsageError
 from .rows import HttpAnswer
 
+SHORTEST_SECRET = 12
 MOST_ANSWER_BYTES = 64 * 2**20
 # aiohttp warns about larger bytes and would write them in one piece; BytesIO goes out in chunks
 _ONE_PIECE_BYTES = 2**20
@@ -40,6 +41,16 @@ class Endpoint:
         parts = urlsplit(self.url)
         return parts.netloc.rpartition("@")[2] + parts.path
 
+    def scrub(self, text: str) -> str:
+        """Text without the key, whoever put it there."""
+        return text.replace(self.key, "[key]") if self.key else text
+
+    def scrub_record(self, record: str) -> str:
+        """JSON text without the key. A key too short to be one (any, x) is left: captions hold such words."""
+        if self.key is None or len(self.key) < SHORTEST_SECRET:
+            return record
+        return record.replace(json.dumps(self.key)[1:-1], "[key]")
+
     @property
     def is_local(self) -> bool:
         return (urlsplit(self.url).hostname or "").startswith(_LOOPBACK)
@@ -59,7 +70,11 @@ def chat_completions_url(base_url: str) -> str:
 
     Azure's deployment form keeps its query. Raises UsageError for what is no http address.
     """
-    parts = urlsplit(base_url.strip())
+    try:
+        parts = urlsplit(base_url.strip())
+        _ = parts.port  # checked only when it is asked for
+    except ValueError as error:
+        raise UsageError(f"--base-url {base_url!r}: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(f"--base-url {base_url!r}: an address like https://api.openai.com/v1 is needed")
     if parts.username or parts.password:
@@ -82,7 +97,6 @@ class ChatClient:
         self._endpoint = endpoint
         self._name = endpoint.name
         self._headers = endpoint.headers()
-        self._key = endpoint.key.encode() if endpoint.key else None
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=connect_seconds)
         self._session: aiohttp.ClientSession | None = None
 
@@ -113,11 +127,15 @@ class ChatClient:
         data = body if len(body) < _ONE_PIECE_BYTES else io.BytesIO(body)
         try:
             async with self._session.post(self._endpoint.url, data=data, allow_redirects=False) as response:
-                body_read = self._without_key(await _read(response))
-                return HttpAnswer(response.status, response.headers, body_read, self._name)
+                return HttpAnswer(response.status, response.headers, await _read(response), self._name)
         except aiohttp.ClientConnectorCertificateError as error:
             raise AccountError(
                 f"{self._name}: the certificate is not trusted ({error.certificate_error})", kind="tls"
+            ) from None
+        except aiohttp.ConnectionTimeoutError:
+            raise ConnectionLost(
+                f"{self._name}: cannot connect (no answer within {self._timeout.sock_connect:g} s)",
+                kind="cannot_connect",
             ) from None
         except TimeoutError:
             raise ConnectionLost(
@@ -132,9 +150,6 @@ class ChatClient:
                 f"{self._name}: connection lost ({_reason(error)})", kind="connection"
             ) from None
 
-    def _without_key(self, body: bytes) -> bytes:
-        return body.replace(self._key, b"[key]") if self._key and self._key in body else body
-
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     chunks, size = [], 0
@@ -147,4 +162,6 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _reason(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    """The system's own words where there are some; aiohttp's message names the address again."""
+    cause = getattr(error, "os_error", None) or error
+    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__

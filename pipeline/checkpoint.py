@@ -24,18 +24,24 @@ from .folder import RunFolder
 from .journal import Entry, Journal, Part
 
 LONGEST_WAIT_FOR_PART_SECONDS = 120.0
+GRACE_SECONDS = 60.0  # for somebody to make room on a full disk
+WAIT_FOR_FIRST_PART_SECONDS = 5.0  # of a start: somebody wants to see whether it works
+# an empty part that readers take along, so that the dataset has its columns before it has rows
+EMPTY_PART = "schema.parquet"
 
 
 class Checkpoint:
     """The durable side of one run. Open it with `open_checkpoint`, close it with `close`.
 
-    rows_per_part: answers that make a part; a part is also written two minutes after the last one.
+    rows_per_part: answers that make a part; a part is also written five seconds after the start and two
+    minutes after the last one.
     """
 
     def __init__(self, folder: RunFolder, journal: Journal, rows_per_part: int) -> None:
         self._folder = folder
         self._journal = journal
         self._rows_per_part = rows_per_part
+        self.grace_seconds = GRACE_SECONDS
         self._journal_thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._parts_thread = ThreadPoolExecutor(1, thread_name_prefix="parts")
         self._pending: list[Entry] = []
@@ -43,7 +49,7 @@ class Checkpoint:
         self._committing: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
         self._waiting_rows = journal.waiting_count()
-        self._last_part_at = time.monotonic()
+        self._part_due_at = time.monotonic() + WAIT_FOR_FIRST_PART_SECONDS
 
     async def record(self, entry: Entry) -> None:
         """Return when the row is durable. Raises RunError where it could not be made so."""
@@ -62,21 +68,40 @@ class Checkpoint:
             group, committed = self._pending, self._committed
             self._pending, self._committed = [], None
             try:
-                await loop.run_in_executor(self._journal_thread, self._journal.commit, group)
-            except RunError as error:
-                committed.set_exception(error)
+                await self._commit(loop, group)
+            except BaseException as error:
+                committed.set_exception(error if isinstance(error, RunError) else _unexpected(error))
                 committed.exception()  # seen, even where every waiter was cancelled
+                if not isinstance(error, RunError):
+                    self._committing = None
+                    raise
             else:
                 self._waiting_rows += sum(entry.failure_kind is None for entry in group)
                 committed.set_result(None)
                 self._write_part_if_due()
         self._committing = None
 
+    async def _commit(self, loop: asyncio.AbstractEventLoop, group: list[Entry]) -> None:
+        """One transaction. On a full disk again for a while: nothing new is sent meanwhile, since every
+        worker waits for its row, and the answers that are in memory are paid for."""
+        give_up_at = loop.time() + self.grace_seconds
+        while True:
+            try:
+                await loop.run_in_executor(self._journal_thread, self._journal.commit, group)
+                return
+            except RunError as error:
+                if error.kind != "disk" or loop.time() >= give_up_at:
+                    ids = ", ".join(e.id for e in group[:5]) + (" ..." if len(group) > 5 else "")
+                    raise RunError(
+                        f"{error}; {len(group)} finished rows could not be saved: {ids}", kind=error.kind
+                    ) from error
+            await asyncio.sleep(min(1.0, self.grace_seconds))
+
     # ---- parts
 
     def _write_part_if_due(self) -> None:
         is_full = self._waiting_rows >= self._rows_per_part
-        is_late = time.monotonic() - self._last_part_at > LONGEST_WAIT_FOR_PART_SECONDS
+        is_late = time.monotonic() > self._part_due_at
         if (is_full or (is_late and self._waiting_rows)) and self._writing is None:
             self._writing = asyncio.create_task(self._write_parts(self._rows_per_part if is_full else 1))
             self._writing.add_done_callback(self._part_written)
@@ -87,21 +112,23 @@ class Checkpoint:
             task.exception()  # a full disk comes up again at the next part or at the end, with its message
 
     async def _write_parts(self, at_least_rows: int) -> None:
-        """Write parts until fewer than `at_least_rows` answers wait."""
+        """Write parts until fewer than `at_least_rows` answers wait; those that come meanwhile wait on."""
         loop = asyncio.get_running_loop()
-        while self._waiting_rows >= at_least_rows:
+        left = self._waiting_rows
+        while left >= at_least_rows:
             part = await loop.run_in_executor(self._parts_thread, self._write_part)
             if part is None:
                 break
             await loop.run_in_executor(self._journal_thread, self._journal.note_part, part)
             self._waiting_rows -= part.rows
-        self._last_part_at = time.monotonic()
+            left -= part.rows
+        self._part_due_at = time.monotonic() + LONGEST_WAIT_FOR_PART_SECONDS
 
     def _write_part(self) -> Part | None:
         """In the parts thread, with a connection of its own: a journal in WAL mode is read beside its writer."""
-        reader = Journal(self._folder.journal, read_only=True)
+        reader = Journal(self._folder.journal)
         try:
-            waiting = reader.waiting(self._rows_per_part)
+            waiting = reader.waiting(self._rows_per_part, parts.MOST_TABLE_CHARACTERS)
             number = max((part.number for part in reader.parts()), default=-1) + 1
         finally:
             reader.close()
@@ -124,7 +151,7 @@ class Checkpoint:
         await loop.run_in_executor(self._parts_thread, self._write_failures)
 
     def _write_failures(self) -> None:
-        reader = Journal(self._folder.journal, read_only=True)
+        reader = Journal(self._folder.journal)
         try:
             parts.write_table(self._folder.failures, reader.failed_records())
         finally:
@@ -134,6 +161,10 @@ class Checkpoint:
         self._parts_thread.shutdown(wait=True)
         self._journal_thread.shutdown(wait=True)
         self._journal.close()
+
+
+def _unexpected(error: BaseException) -> RunError:
+    return RunError(f"{type(error).__name__} while saving: {error}", kind="unexpected")
 
 
 def open_checkpoint(folder: RunFolder, rows_per_part: int) -> Checkpoint:
@@ -155,7 +186,9 @@ def open_checkpoint(folder: RunFolder, rows_per_part: int) -> Checkpoint:
         )
     parts.remove_temporary(folder.results)
     parts.remove_temporary(folder.path)
-    journal = Journal(folder.journal)
+    if not (folder.results / EMPTY_PART).exists():
+        parts.write_table(folder.results / EMPTY_PART, [])
+    journal = Journal(folder.journal, create=True)
     try:
         _reconcile(journal, on_disk)
     except BaseException:
@@ -165,19 +198,27 @@ def open_checkpoint(folder: RunFolder, rows_per_part: int) -> Checkpoint:
 
 
 def _reconcile(journal: Journal, on_disk: dict[int, Path]) -> None:
-    noted = {part.number for part in journal.parts()}
-    if missing := sorted(noted - on_disk.keys()):
+    noted = {part.number: part.rows for part in journal.parts()}
+    if missing := sorted(noted.keys() - on_disk.keys()):
         names = ", ".join(parts.part_name(n) for n in missing[:5])
         raise RunError(
             f"{journal.path.parent / 'results'}: {names} missing, though the journal knows of it; put it back",
             kind="damaged_run",
         )
-    for number in sorted(on_disk.keys() - noted):
+    for number, rows in noted.items():
+        if (found := parts.count_rows(on_disk[number])) != rows:
+            raise RunError(
+                f"{on_disk[number]}: {found} rows, the journal knows of {rows}; put the right file back",
+                kind="damaged_part",
+            )
+    for number in sorted(on_disk.keys() - noted.keys()):
         path = on_disk[number]
         ids = parts.read_ids(path)
         oldest = journal.oldest_waiting_ids(len(ids))
         if not ids or ids != set(oldest.values()):
             raise RunError(
-                f"{path}: the journal does not know this part; move it out of the folder", kind="damaged_run"
+                f"{path}: the journal does not know this part. Was journal.sqlite replaced or emptied? Put the"
+                " right one back; going on without it would pay for these rows again",
+                kind="damaged_run",
             )
         journal.note_part(Part(number, min(oldest), max(oldest), len(ids)))

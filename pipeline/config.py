@@ -31,7 +31,7 @@ API_ORDER = (
     "tool_choice",
 )
 
-PositiveInt = Annotated[int, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0, le=10**9)]
 
 
 class Group(BaseModel):
@@ -48,7 +48,7 @@ class ChatSettings(Group):
     prompt: str = Field(DEFAULT_PROMPT, description="the question; {column} is filled from the manifest")
     system: str | None = Field(None, description="system message sent before every prompt")
     detail: Literal["auto", "low", "high", "original"] | None = Field(
-        None, description="image detail asked for"
+        None, description="image detail asked for: auto, low, high, original"
     )
     temperature: float | None = Field(None, ge=0, le=2, description="0 to 2")
     top_p: float | None = Field(None, ge=0, le=1, description="0 to 1")
@@ -130,10 +130,18 @@ class LimitSettings(Group):
     )
     max_retries: int = Field(8, ge=0, le=100, description="further attempts for a row after the first")
     max_wait: float = Field(
-        120.0, gt=0, description="longest pause in seconds that a server's Retry-After is granted"
+        120.0, gt=0, le=86_400, description="longest pause in seconds that a server's Retry-After is granted"
     )
-    timeout: float = Field(600.0, gt=0, description="seconds for one attempt, from send to last byte")
-    connect_timeout: float = Field(15.0, gt=0, description="seconds to open a connection")
+    max_outage: float = Field(
+        3600.0,
+        gt=0,
+        le=604_800,
+        description="seconds without a connection, after it once worked, until the run stops",
+    )
+    timeout: float = Field(
+        600.0, gt=0, le=86_400, description="seconds for one attempt, from send to last byte"
+    )
+    connect_timeout: float = Field(15.0, gt=0, le=3600, description="seconds to open a connection")
 
     @property
     def most_in_flight(self) -> int:

@@ -45,10 +45,10 @@ RULES: tuple[Rule, ...] = (
     Rule(("context_length_exceeded", "maximum context length", "context window"), None, "any", RowError, "context_too_long"),
     Rule(("content_policy", "content_filter", "responsibleaipolicyviolation", "data_inspection_failed",
           "datainspectionfailed", "sensitive_words_detected", "prompt_blocked", "safety system", "flagged_input",
-          "content management policy"), None, "any", RowError, "content_policy"),
+          "content management policy", "input was flagged"), None, "any", RowError, "content_policy"),
     Rule(("invalid_image", "image_parse_error", "does not represent a valid image", "unsupported image", "unsupported_image",
           "invalid mime type", "could not process image", "does not match the provided media type", "image exceeds",
-          "invalid base64", "invalid_base64", "image_url", "limit of 30000"), 400, "any", RowError, "bad_image"),
+          "invalid base64", "invalid_base64", "invalid_image_url", "limit of 30000"), 400, "any", RowError, "bad_image"),
     Rule(("request_too_large", "read_request_body_failed", "request entity too large"), None, "any", RowError, "body_too_large"),
     # -- money
     Rule(("user quota is not enough", "insufficient_user_quota", "pre_consume_token_quota_failed", "用户额度不足", "令牌额度不足",
@@ -59,12 +59,14 @@ RULES: tuple[Rule, ...] = (
           "credit balance is too low", "billing_error", "billing_hard_limit", "arrearage"), None, "any", AccountError, "no_quota"),
     # -- the key and what it may do
     Rule(("令牌验证失败", "数据库查询出错"), None, "any", ServerBusy, "relay_trouble"),
-    Rule(("invalid_api_key", "authentication_error", "incorrect api key", "无效的令牌", "该令牌已过期", "未提供令牌",
-          "invalid token"), None, "any", AccountError, "bad_key"),
+    Rule(("invalid_api_key", "authentication_error", "incorrect api key", "无效的令牌", "该令牌已过期", "未提供令牌"),
+         None, "any", AccountError, "bad_key"),
     Rule(("permission_error", "permission_denied", "无权使用模型", "用户已被封禁", "只能在指定网段使用", "unsupported_country",
           "has been temporarily blocked"), None, "any", AccountError, "no_permission"),
     # -- the model
     Rule(("无可用渠道", "get_channel_failed"), None, "any", ServerBusy, "no_channel"),
+    Rule(("only supported by certain models", "does not support image", "image input is not supported"),
+         400, "any", AccountError, "no_vision"),
     Rule(("model_not_found", "deploymentnotfound", "not_found_error", "model not found"), None, "any", AccountError, "model_not_found"),
     Rule(("unsupported_parameter", "unsupported_value", "unknown_parameter", "unrecognized request argument"),
          400, "any", AccountError, "bad_parameter"),
@@ -74,7 +76,8 @@ RULES: tuple[Rule, ...] = (
     # -- too much, too fast
     Rule(("rate_limit", "slow_down", "resource_exhausted", "请求数限制", "token rate limit", "too many requests"),
          None, "any", RateLimited, "rate_limited"),
-    Rule(("overloaded", "server_is_overloaded", "unavailable", "server busy"), None, "any", ServerBusy, "overloaded"),
+    Rule(("overloaded", "server_is_overloaded", "server busy"), None, "any", ServerBusy, "overloaded"),
+    Rule(("unavailable",), 503, "any", ServerBusy, "overloaded"),
 )
 
 BY_STATUS: Mapping[int, tuple[type[AnswerError], str]] = {
@@ -119,16 +122,24 @@ def read_error(answer: HttpAnswer, endpoint_kind: str = "auto") -> AnswerError:
         if inner is None:
             return _no_answer(answer, body)
         body = {"error": inner}
-    text = error_text(body, answer.body)
+    text = _location(answer) or error_text(body, answer.body)
     is_relay = endpoint_kind == "relay" or (endpoint_kind == "auto" and looks_like_relay(answer, text))
     error, kind = _decide(text.words, answer.status, is_relay)
-    message = f"{answer.status}: {text.message or 'no message'}"
+    words = "".join(c if c.isprintable() else " " for c in text.message)  # a terminal takes no orders from it
+    message = words if words.startswith(f"{answer.status}: ") else f"{answer.status}: {words or 'no message'}"
     if text.code and text.code not in message:
         message += f" [{text.code}]"
     if issubclass(error, RateLimited | ServerBusy):
         wait = retry_after_seconds(answer.headers, text.message, body)
         return error(message, kind=kind, http_status=answer.status, retry_after_seconds=wait)
     return error(message, kind=kind, http_status=answer.status)
+
+
+def _location(answer: HttpAnswer) -> ErrorText | None:
+    """Of a redirect, where it points; it is not followed, since the key would go along."""
+    if not 300 <= answer.status < 400:
+        return None
+    return ErrorText(f"a redirect to {answer.headers.get('location', 'nowhere')}; give that address")
 
 
 def _error_inside(body: Any) -> Any:
@@ -217,18 +228,27 @@ def limit_reports(answer: HttpAnswer, trust: str = "auto") -> tuple[LimitReport 
 
 
 def _limit_report(headers: Mapping[str, str], what: str) -> LimitReport | None:
-    limit = parse_seconds(headers.get(f"x-ratelimit-limit-{what}", ""))
-    remaining = parse_seconds(headers.get(f"x-ratelimit-remaining-{what}", ""))
-    if not limit or remaining is None:  # Azure sends -1 and 0 where it does not know
+    limit = _number(headers.get(f"x-ratelimit-limit-{what}", ""))
+    remaining = _number(headers.get(f"x-ratelimit-remaining-{what}", ""))
+    if limit is None or limit < 1 or remaining is None:  # Azure sends -1 and 0 where it does not know
         return None
     return LimitReport(limit, remaining)
+
+
+def _number(value: str) -> float | None:
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if 0 <= number < float("inf") else None
 
 
 # ------------------------------------------------------------------------------- how long to wait
 
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|h|m|s)")
 _IN_TEXT = re.compile(
-    r"(?:try again|retry) (?:in|after) ((?:\d+(?:\.\d+)?\s?(?:ms|us|µs|h|m|s))+|\d+(?:\.\d+)? seconds?)", re.I
+    r"(?:try again|retry) (?:in|after) ((?:\d+(?:\.\d+)?\s?(?:ms|us|µs|h|m|s))+|\d+(?:\.\d+)? seconds?)(?![a-z])",
+    re.I,
 )
 _UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 1e-6, "µs": 1e-6}
 
@@ -258,7 +278,7 @@ def _seconds_until_date(value: str, now: datetime | None) -> float | None:
     except ValueError:
         try:
             date = email.utils.parsedate_to_datetime(value)
-        except (ValueError, IndexError):
+        except (ValueError, IndexError, OverflowError, TypeError):
             return None
     if date.tzinfo is None:
         return None
@@ -284,7 +304,7 @@ def retry_after_seconds(headers: Mapping[str, str], message: str = "", body: Any
 def _http_date(value: str) -> datetime | None:
     try:
         date = email.utils.parsedate_to_datetime(value)
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, OverflowError, TypeError):
         return None
     return date if date.tzinfo else None
 

@@ -5,12 +5,14 @@ RUN/run.json  journal.sqlite  results/part-*.parquet  failures.parquet  (made on
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import socket
 import time
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,23 @@ class RunFolder:
 
     # ---- one writer
 
+    def check_usable(self) -> None:
+        """Raises UsageError where the path is a file, or a folder of something else."""
+        try:
+            str(self.path).encode("utf-8")
+            is_there, is_folder = self.path.exists(), self.path.is_dir()
+        except (OSError, UnicodeEncodeError) as error:
+            raise UsageError(f"{str(self.path)!r}: cannot be a run folder ({error})") from None
+        if is_there and not is_folder:
+            raise UsageError(f"{self.path}: a file; -o names the run folder")
+        if self.exists or not self.path.exists():
+            return
+        names = {entry.name for entry in islice(self.path.iterdir(), 20)}
+        if names - {".lock", "results"}:
+            raise UsageError(
+                f"{self.path}: not empty and not a run folder ({', '.join(sorted(names)[:3])} ...); choose another -o"
+            )
+
     def lock(self) -> None:
         """Become the one writer, until `unlock` or the end of the process, however it ends.
 
@@ -51,7 +70,7 @@ class RunFolder:
         except OSError as error:
             raise UsageError(f"{self.path}: cannot be used as a run folder ({error.strerror})") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_exclusively(descriptor)
         except OSError as error:
             holder = self._lock_path.read_text(errors="replace").strip() or "another process"
             os.close(descriptor)
@@ -59,9 +78,10 @@ class RunFolder:
                 f"{self.path}: {holder} is writing to this run folder; wait for it, or use another -o",
                 kind="locked",
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         self._lock = descriptor
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without the note
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
     def unlock(self) -> None:
         if self._lock is not None:
@@ -75,7 +95,9 @@ class RunFolder:
         except OSError:
             return False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(
+                descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB
+            )  # shared: two who ask do not see each other
         except OSError:
             return True
         finally:
@@ -87,16 +109,24 @@ class RunFolder:
     def read_run(self) -> dict[str, Any]:
         """What run.json says. Raises UsageError where this is no run folder, RunError where it is damaged."""
         try:
-            text = self.run_json.read_text(encoding="utf-8")
+            text = self.run_json.read_bytes().decode("utf-8")
         except FileNotFoundError:
             raise UsageError(f"{self.path}: no run.json in it, so this is no run folder") from None
+        except UnicodeDecodeError as error:
+            raise RunError(f"{self.run_json}: damaged ({error})", kind="damaged_run") from error
         except OSError as error:
             raise RunError(f"{self.run_json}: cannot be read ({error.strerror})", kind="disk") from error
         try:
             run = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunError(f"{self.run_json}: damaged ({error})", kind="damaged_run") from error
-        if not isinstance(run, dict) or run.get("schema_version") != RUN_SCHEMA_VERSION:
+        if not isinstance(run, dict) or not (
+            isinstance(run.get("answer_settings"), dict)
+            and isinstance(run.get("rows"), int)
+            and isinstance(run.get("source"), str)
+        ):
+            raise RunError(f"{self.run_json}: damaged (a part of it is missing)", kind="damaged_run")
+        if run.get("schema_version") != RUN_SCHEMA_VERSION:
             raise RunError(
                 f"{self.run_json}: not of version {RUN_SCHEMA_VERSION}, which this program reads",
                 kind="damaged_run",
@@ -116,13 +146,24 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{self.run_json}: cannot be written ({error.strerror})", kind="disk") from error
 
+    def check_same_source(self, source: Path) -> None:
+        """Refuse to mix the rows of two sources: a/photos and b/photos may hold the same file names.
+
+        Raises UsageError that names both.
+        """
+        before = self.read_run().get("source")
+        if before is not None and Path(before) != source:
+            raise UsageError(
+                f"{self.path} holds answers for {before}, this is {source}; nothing was sent:\n"
+                "give this source a run folder of its own with -o, or, where it is the same one in a new place,"
+                " say --moved"
+            )
+
     def check_same_answers(self, settings: Mapping[str, Any]) -> None:
         """Refuse to mix answers to different questions in one dataset.
 
         settings: those that would change answers. Raises UsageError that names each difference.
         """
-        if not self.run_json.exists():
-            return
         before = self.read_run().get("answer_settings", {})
         differences = [
             f"  {name}: {_show(before, name)} before, {_show(settings, name)} now"
@@ -135,6 +176,18 @@ class RunFolder:
                 + "\n".join(differences)
                 + "\ngo on with the old settings, or give the new ones a folder of their own with -o"
             )
+
+
+def _lock_exclusively(descriptor: int) -> None:
+    """Raises OSError where another writer holds it; `status` probes it too, but only for a moment."""
+    for pause_seconds in (0.02, 0.1, 0.3):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(pause_seconds)
+        else:
+            return
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _show(settings: Mapping[str, Any], name: str) -> str:

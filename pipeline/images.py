@@ -230,9 +230,11 @@ class PicturePool:
                 done.append((row, self._preparer.prepare_row(row)))
             except RowError as error:
                 done.append((row, error))
+            except MemoryError:
+                done.append((row, RowError(f"{row.id}: not enough memory for it", kind="image_too_large")))
             if time.monotonic() > until:
                 break
         return done
 
     def close(self) -> None:
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._executor.shutdown(wait=False, cancel_futures=True)  # a large picture must not hold up a stop

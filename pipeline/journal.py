@@ -13,12 +13,14 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import RunError
 
 SCHEMA_VERSION = 1
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS finished (id TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS finished (
+    id TEXT PRIMARY KEY, seq INTEGER NOT NULL, content INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS waiting (seq INTEGER PRIMARY KEY, record TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS failed (id TEXT PRIMARY KEY, kind TEXT NOT NULL, record TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS parts (
@@ -29,11 +31,15 @@ _BUSY_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One finished row. failure_kind: None for an answer. record: its columns as JSON."""
+    """One finished row. failure_kind: None for an answer. record: its columns as JSON.
+
+    content: hash of what was asked, so that a row that changed under its id is noticed.
+    """
 
     id: str
     failure_kind: str | None
     record: str
+    content: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +53,22 @@ class Part:
 class Journal:
     """The open journal of one run.
 
-    path: created where it does not exist. read_only: for `status` and `report` beside a running one.
+    create: for the one writer; others (`status`, `report`, the part writer) open what is there.
     Raises RunError where the file is no journal, or of a newer version than this program.
     """
 
-    def __init__(self, path: Path, read_only: bool = False) -> None:
+    def __init__(self, path: Path, create: bool = False) -> None:
         self.path = path
         try:
-            if read_only:
-                # a plain read-write open without writing: mode=ro cannot read a WAL that nobody holds open
-                self._db = self._connect(create=False)
-            else:
-                self._db = self._connect(create=True)
+            # readers too open read-write, without writing: mode=ro cannot read a WAL that nobody holds open
+            self._db = self._connect(create)
+            if create:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
                 self._create()
             self._check_version()
             self._next_seq = self._last_seq() + 1
+            self._inode = path.stat().st_ino
         except sqlite3.Error as error:
             raise RunError(f"{path}: cannot be used as a journal ({error})", kind="journal") from error
 
@@ -106,16 +111,21 @@ class Journal:
         finished, waiting, failed, answered_ids = [], [], [], []
         for entry in entries:
             if entry.failure_kind is None:
-                finished.append((entry.id, seq))
-                waiting.append((seq, entry.record))
+                finished.append((entry.id, seq, entry.content))
+                waiting.append((seq, entry.record, entry.id))
                 answered_ids.append((entry.id,))
                 seq += 1
             else:
                 failed.append((entry.id, entry.failure_kind, entry.record))
+        self._check_still_there()
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("INSERT INTO finished VALUES (?, ?)", finished)
-            self._db.executemany("INSERT INTO waiting VALUES (?, ?)", waiting)
+            # an id that is finished already (a manifest that changed during the run) keeps its first answer
+            self._db.executemany("INSERT OR IGNORE INTO finished VALUES (?, ?, ?)", finished)
+            self._db.executemany(
+                "INSERT INTO waiting SELECT ?1, ?2 WHERE EXISTS (SELECT 1 FROM finished WHERE id = ?3 AND seq = ?1)",
+                waiting,
+            )
             self._db.executemany("INSERT OR REPLACE INTO failed VALUES (?, ?, ?)", failed)
             self._db.executemany("DELETE FROM failed WHERE id = ?", answered_ids)
             self._db.execute("COMMIT")
@@ -138,69 +148,90 @@ class Journal:
             self._roll_back()
             raise RunError(f"{self.path}: cannot be written ({error})", kind="disk") from error
 
+    def _check_still_there(self) -> None:
+        """SQLite writes on into a deleted file; what it holds is then lost at the end."""
+        try:
+            there = self.path.stat().st_ino
+        except OSError:
+            there = 0
+        if there != self._inode:
+            raise RunError(f"{self.path}: has gone; was the run folder deleted or moved?", kind="folder_gone")
+
     def _roll_back(self) -> None:
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
     # ---- reading
 
-    def finished_ids(self, ids: Sequence[str]) -> set[str]:
-        """Which of these rows have an answer."""
-        return self._among("finished", ids)
+    def finished(self, ids: Sequence[str]) -> dict[str, int]:
+        """Which of these rows have an answer: id -> hash of what was asked."""
+        return self._lookup("SELECT id, content FROM finished", ids)
 
-    def failed_ids(self, ids: Sequence[str]) -> dict[str, str]:
+    def failed(self, ids: Sequence[str]) -> dict[str, str]:
         """Which of these rows failed, and how: id -> kind."""
-        found = self._db.execute(
-            "SELECT id, kind FROM failed WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),)
-        )
-        return dict(found.fetchall())
+        return self._lookup("SELECT id, kind FROM failed", ids)
 
-    def _among(self, table: str, ids: Sequence[str]) -> set[str]:
-        found = self._db.execute(
-            f"SELECT id FROM {table} WHERE id IN (SELECT value FROM json_each(?))",  # noqa: S608  our own names
-            (json.dumps(ids),),
-        )
-        return {id for (id,) in found}
+    def _lookup(self, select: str, ids: Sequence[str]) -> dict[str, Any]:
+        in_these = "WHERE id IN (SELECT value FROM json_each(?))"
+        return dict(self._query(f"{select} {in_these}", json.dumps(ids)))
+
+    def _query(self, sql: str, *values: object) -> list[Any]:
+        """All rows of a query. Raises RunError where the file is damaged."""
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise RunError(f"{self.path}: cannot be read ({error})", kind="journal") from error
 
     def counts(self) -> tuple[int, int, int]:
         """Rows answered, rows failed, rows answered but not yet in a part."""
         answered, failed, waiting = (
-            self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
+            self._query(f"SELECT count(*) FROM {table}")[0][0]  # noqa: S608  our own names
             for table in ("finished", "failed", "waiting")
         )
         return answered, failed, waiting
 
     def waiting_count(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM waiting").fetchone()[0])
+        return int(self._query("SELECT count(*) FROM waiting")[0][0])
 
-    def waiting(self, limit: int) -> list[tuple[int, str]]:
-        """The oldest answers that are in no part: (sequence number, record)."""
-        return self._db.execute("SELECT seq, record FROM waiting ORDER BY seq LIMIT ?", (limit,)).fetchall()
+    def waiting(self, limit: int, most_characters: int = 2**62) -> list[tuple[int, str]]:
+        """The oldest answers that are in no part, (sequence number, record): up to `limit`, and no more
+        than fit into `most_characters`, but at least one."""
+        found: list[tuple[int, str]] = []
+        characters = 0
+        for seq, size in self._query("SELECT seq, length(record) FROM waiting ORDER BY seq LIMIT ?", limit):
+            characters += size
+            if found and characters > most_characters:
+                break
+            found += self._query("SELECT seq, record FROM waiting WHERE seq = ?", seq)
+        return found
 
     def oldest_waiting_ids(self, limit: int) -> dict[int, str]:
         """Sequence number -> id of the oldest answers that are in no part. Reads the whole table."""
-        found = self._db.execute(
-            "SELECT seq, id FROM finished WHERE seq IN (SELECT seq FROM waiting ORDER BY seq LIMIT ?)",
-            (limit,),
+        return dict(
+            self._query(
+                "SELECT seq, id FROM finished WHERE seq IN (SELECT seq FROM waiting ORDER BY seq LIMIT ?)",
+                limit,
+            )
         )
-        return dict(found.fetchall())
 
     def failed_records(self) -> Iterator[str]:
-        for (record,) in self._db.execute("SELECT record FROM failed ORDER BY id"):
-            yield record
+        """Records of the rows that have no answer, by id; read as they are asked for."""
+        try:
+            for (record,) in self._db.execute("SELECT record FROM failed ORDER BY id"):
+                yield record
+        except sqlite3.Error as error:
+            raise RunError(f"{self.path}: cannot be read ({error})", kind="journal") from error
 
     def failed_kinds(self) -> dict[str, int]:
-        return dict(self._db.execute("SELECT kind, count(*) FROM failed GROUP BY kind ORDER BY 2 DESC"))
+        return dict(self._query("SELECT kind, count(*) FROM failed GROUP BY kind ORDER BY 2 DESC"))
 
     def parts(self) -> list[Part]:
-        return [Part(*row) for row in self._db.execute("SELECT * FROM parts ORDER BY number")]
+        return [Part(*row) for row in self._query("SELECT * FROM parts ORDER BY number")]
 
     def snapshot(self) -> tuple[list[Part], list[str]]:
         """Parts and the records not yet in one, as of one moment."""
-        self._db.execute("BEGIN")
+        self._query("BEGIN")
         try:
-            parts = self.parts()
-            records = [record for _, record in self.waiting(-1)]
+            return self.parts(), [record for _, record in self.waiting(-1)]
         finally:
-            self._db.execute("COMMIT")
-        return parts, records
+            self._query("COMMIT")

@@ -70,7 +70,8 @@ class Allowance:
     """One limit per minute. Pure: every method takes `now` in seconds of any monotonic clock."""
 
     def __init__(self, limit_per_minute: float, burst_seconds: float) -> None:
-        self.limit_per_minute = float(limit_per_minute)
+        self.configured = float(limit_per_minute)
+        self.limit_per_minute = self.configured  # lower while the server says so
         self._burst = max(self.rate_per_second * burst_seconds, EPSILON)
         self._level = (
             0.0  # nobody knows what the quota holds at the start; a burst into an empty one is a storm
@@ -129,6 +130,9 @@ class Allowance:
     def settle(self, now: float, grant: Grant, used: float) -> None:
         """Correct a grant to what was really used; the difference is there again at once."""
         self._advance(now)
+        used = min(
+            used, self.limit_per_minute
+        )  # a server that reports more than a minute holds has miscounted
         difference = grant.amount - used
         grant.amount = used
         self._level = min(self._level + difference, self._capacity)
@@ -142,7 +146,8 @@ class Allowance:
         granted = self._granted_total - grant.total_after
         refilled = (now - grant.time) * limit / WINDOW_SECONDS
         at_most = remaining + max(0.0, refilled - granted)
-        if limit > self.limit_per_minute * 1.01:  # ours is a part of it: only bad news counts
+        if limit > self.configured * 1.01:  # ours is a part of it: only bad news counts
+            self.limit_per_minute, self.is_heard = self.configured, False
             self._level = min(self._level, at_most)
             return
         at_least = remaining - max(granted - refilled, self._on_their_way(now, grant))
@@ -210,6 +215,7 @@ class Limiter:
         burst_seconds: float = 1.0,
     ) -> None:
         self._burst_seconds = burst_seconds
+        self._is_given = tokens_per_minute is not None
         self.tokens = self._allowance(tokens_per_minute)
         self.requests = self._allowance(requests_per_minute)
         self._closed_until = 0.0
@@ -234,7 +240,6 @@ class Limiter:
         async with self._turn:
             while (wait := self._wait_seconds(loop.time(), tokens)) > 0:
                 await self._sleep_or_poke(wait)
-                self._refuse_impossible(tokens)  # a report may have lowered the limit meanwhile
             now = loop.time()
             return Admission(
                 self.tokens.take(now, tokens) if self.tokens else None,
@@ -285,16 +290,18 @@ class Limiter:
             return allowance
         if allowance is None:
             allowance = Allowance(report.limit, self._burst_seconds)
+            allowance.configured = float("inf")  # nobody gave one: whatever the server says, now and later
             grant = allowance.take(now, 0.0)
         if grant is not None:
             allowance.hear(now, grant, report.limit, report.remaining)
         return allowance
 
     def _refuse_impossible(self, tokens: float) -> None:
-        if self.tokens and tokens > self.tokens.limit_per_minute:
+        """Against the limit that was given. One that a server reports is for the server to enforce."""
+        if self.tokens and self._is_given and tokens > self.tokens.configured:
             raise RowError(
                 f"the request needs about {tokens:,.0f} tokens, more than the whole limit of"
-                f" {self.tokens.limit_per_minute:,.0f} tokens per minute: it can never be sent"
+                f" {self.tokens.configured:,.0f} tokens per minute: it can never be sent"
                 " (lower --max-tokens or --max-side, or raise --tpm)",
                 kind="over_limit",
             )

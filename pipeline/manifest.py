@@ -1,7 +1,7 @@
 """Folder, CSV, JSONL or Parquet -> Rows, lazily. A manifest is never loaded whole.
 
 A source is read twice: `survey` checks every row before anything is sent (a broken line 90,000
-should not surface at night) and keeps 16 bytes a row to find ids that stand twice; `rows` then
+should not surface at night) and keeps 8 bytes a row to find ids that stand twice; `rows` then
 reads again, row by row, as fast as the run needs them.
 """
 
@@ -27,6 +27,7 @@ IMAGE_COLUMNS = ("image", "images", "file_name", "path")
 _PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}|\{([A-Za-z_][\w.\- ]*)\}")
 _NATURAL = re.compile(r"(\d+)")
 _PARQUET_BATCH_ROWS = 4096
+_SKIPPED_NAMES = 5
 
 
 class Record(NamedTuple):
@@ -41,12 +42,15 @@ class Survey:
     """What a first reading of the whole manifest found.
 
     total: rows, each id once. repeated: further rows with the id and the content of an earlier one.
-    skipped: files of a folder that are no pictures. fingerprint: of all ids and contents, in order.
+    skipped: files of a folder whose name is no picture's, and the first few of them. own_prompts: rows
+    with a prompt of their own. fingerprint: of all ids and contents, in order.
     """
 
     total: int
     repeated: int
     skipped: int
+    skipped_names: tuple[str, ...]
+    own_prompts: int
     fingerprint: str
 
 
@@ -64,9 +68,15 @@ class Manifest:
     limit: int | None = None
     _repeated_ids: frozenset[str] = field(default=frozenset(), repr=False)
     _skipped: int = field(default=0, repr=False)
+    _skipped_names: list[str] = field(default_factory=list, repr=False)
+    _has_own_prompt: bool = field(default=False, repr=False)  # of the row read last
 
     def __post_init__(self) -> None:
-        if not self.source.exists():
+        try:
+            exists = self.source.exists()
+        except OSError as error:  # a name that is too long, a link to itself
+            raise UsageError(f"{self.source}: cannot be read ({error.strerror})") from error
+        if not exists:
             raise UsageError(f"{self.source}: no such file or folder")
         if not self.source.is_dir() and self.source.suffix.lower() not in _READERS:
             raise UsageError(
@@ -86,18 +96,25 @@ class Manifest:
 
     def survey(self) -> Survey:
         """Read everything once. Raises UsageError for a broken line, no rows, or an id with two contents."""
-        ids, contents, fingerprint = array("Q"), array("Q"), hashlib.sha256()
+        ids, fingerprint, own_prompts = array("Q"), hashlib.sha256(), 0
         for row, _ in islice(self._located_rows(), self.limit):
             digest = _digest(row)
             fingerprint.update(digest)
+            own_prompts += self._has_own_prompt
             ids.append(int.from_bytes(digest[:8], "little"))
-            contents.append(int.from_bytes(digest[8:], "little"))
         if not ids:
             found = f" ({self._skipped} other files)" if self._skipped else ""
             what = "pictures" if self.source.is_dir() else "rows"
             raise UsageError(f"{self.source}: no {what} in it{found}")
         repeated = self._find_repeated(ids)
-        return Survey(len(ids) - repeated, repeated, self._skipped, fingerprint.hexdigest())
+        return Survey(
+            total=len(ids) - repeated,
+            repeated=repeated,
+            skipped=self._skipped,
+            skipped_names=tuple(self._skipped_names),
+            own_prompts=own_prompts,
+            fingerprint=fingerprint.hexdigest(),
+        )
 
     # ---- ids that stand twice
 
@@ -148,6 +165,7 @@ class Manifest:
         own_prompt = columns.get("prompt")
         if own_prompt is not None and not isinstance(own_prompt, str):
             raise UsageError(f"{record.where}: `prompt` must be text, not {own_prompt!r:.60}")
+        self._has_own_prompt = bool(own_prompt)
         prompt = own_prompt or self._fill_prompt(record)
         extra = {k: v for k, v in columns.items() if k not in ("id", "prompt") and k != image_column}
         return Row(
@@ -163,7 +181,10 @@ class Manifest:
         if "id" in columns:
             if columns["id"] in (None, ""):
                 raise UsageError(f"{record.where}: the `id` is empty")
-            return _printable(str(columns["id"]))
+            identity = _printable(str(columns["id"]))
+            if "\0" in identity:
+                raise UsageError(f"{record.where}: the `id` holds a NUL character")
+            return identity
         path = "|".join(_printable(i).replace(os.sep, "/") for i in images)
         differs = "prompt" in columns or any(m[2] in columns for m in _PLACEHOLDER.finditer(self.prompt))
         if not differs or self.source.is_dir():
@@ -191,14 +212,15 @@ class Manifest:
 
     def _walk_folder(self) -> Iterator[Record]:
         self._skipped = 0
+        self._skipped_names = []
         yield from self._walk(str(self.source), "", ())
 
     def _walk(self, folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[Record]:
-        info = os.stat(folder)  # noqa: PTH116  names may be undecodable; str paths throughout
-        here = (info.st_dev, info.st_ino)
-        if here in above:  # a link back up
-            return
         try:
+            info = os.stat(folder)  # noqa: PTH116  names may be undecodable; str paths throughout
+            here = (info.st_dev, info.st_ino)
+            if here in above:  # a link back up
+                return
             entries = sorted(os.scandir(folder), key=lambda e: _natural_key(e.name))
         except OSError as error:
             raise UsageError(f"{folder}: cannot be listed ({error.strerror})") from error
@@ -207,13 +229,23 @@ class Manifest:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 yield from self._walk(entry.path, f"{prefix}{entry.name}/", (*above, here))
             elif os.path.splitext(entry.name)[1].lower() in PICTURE_EXTENSIONS:  # noqa: PTH122
                 name = prefix + entry.name
                 yield Record(entry.path, {"image": name})
             else:
                 self._skipped += 1
+                if len(self._skipped_names) < _SKIPPED_NAMES:
+                    self._skipped_names.append(_printable(prefix + entry.name))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """False for a link to itself too: that becomes one row, which fails."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 # ------------------------------------------------------------------------------- files
@@ -254,7 +286,11 @@ def _read_csv(path: Path) -> Iterator[Record]:
                     f"{where}: {len(fields)} fields, but the header names {len(names)} columns"
                     " (a comma in a text needs quotes around the text)"
                 )
-            yield Record(where, dict(zip(names, fields, strict=False)))
+            columns: dict[str, Any] = dict(zip(names, fields, strict=False))
+            for name in IMAGE_COLUMNS:
+                if columns.get(name, "").startswith("["):
+                    columns[name] = _json_list(columns[name])
+            yield Record(where, columns)
     except csv.Error as error:
         raise UsageError(f"{path}:{reader.line_num}: broken CSV ({error})") from error
 
@@ -320,17 +356,21 @@ def _no_image(record: Record) -> str:
 
 
 def _image_list(value: Any, where: str) -> list[str]:
-    """One path, or several: a list, or in a CSV a JSON list."""
-    if isinstance(value, str) and value.startswith("["):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise UsageError(f"{where}: the image list is broken JSON ({error})") from error
+    """One path, or several."""
     images = value if isinstance(value, list) else [value]
     for image in images:
         if not isinstance(image, str) or not image:
             raise UsageError(f"{where}: an image is a path, not {image!r:.60}")
     return images
+
+
+def _json_list(cell: str) -> Any:
+    """A CSV cell has no lists but a JSON one; a path may begin with a bracket too."""
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell
+    return value if isinstance(value, list) else cell
 
 
 def _resolve(folder: Path, image: str) -> str:

@@ -21,7 +21,7 @@ from . import faults, parts, replies
 from .chat import ChatClient, Endpoint
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import RunConfig
-from .errors import RunError, UsageError
+from .errors import AnswerError, RunError, UsageError
 from .folder import RunFolder, utc_now
 from .images import PicturePool, PicturePreparer
 from .journal import Entry, Journal
@@ -34,17 +34,23 @@ from .runner import Runner, Steps
 from .tokens import TokenEstimator
 
 _LOOKUP_ROWS = 256
+EXAMPLES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to run. retry_failed: kinds of failed rows to try again; empty for all, None for none."""
+    """What to run.
+
+    retry_failed: kinds of failed rows to try again; empty for all, None for none. is_moved: the source
+    of a run that goes on has another path now.
+    """
 
     source: Path
     run_path: Path
     config: RunConfig
     endpoint: Endpoint
     retry_failed: frozenset[str] | None = None
+    is_moved: bool = False
 
 
 class Mill:
@@ -58,10 +64,12 @@ class Mill:
         config = job.config
         self.tally = Tally(total=survey.total)
         self.limiter = Limiter(config.tpm, config.rpm, config.burst_seconds)
+        self.endpoint_before: str | None = None  # where an earlier start of this run sent to
         self._prices = PriceBook()
         self._checkpoint: Checkpoint | None = None
         self._runner: Runner | None = None
         self._is_interrupted = False
+        self.given_up = 0  # requests that were out when it was stopped at once
         self._started_at = time.time()
 
     @classmethod
@@ -71,9 +79,16 @@ class Mill:
         tell: gets a line on what takes long. Raises UsageError, RunError.
         """
         folder = RunFolder(job.run_path)
-        if folder.path.exists() and not folder.exists and any(folder.path.iterdir()):
-            _refuse_foreign_folder(folder)
-        folder.check_same_answers(job.config.answer_settings())
+        folder.check_usable()
+        if _has_answers(folder):
+            if not folder.run_json.exists():
+                raise RunError(
+                    f"{folder.run_json}: missing, so nobody knows to which settings these answers belong; put it back",
+                    kind="damaged_run",
+                )
+            if not job.is_moved:
+                folder.check_same_source(job.source.resolve())
+            folder.check_same_answers(job.config.answer_settings())
         manifest = Manifest(job.source, job.config.prompt, job.config.limit)
         tell(f"reading {job.source}")
         survey = manifest.survey()
@@ -81,6 +96,7 @@ class Mill:
         try:
             mill = cls(job, folder, survey, manifest)
             mill._checkpoint = open_checkpoint(folder, job.config.rows_per_part)
+            mill._check_kinds()
             mill._write_run()
         except BaseException:
             folder.unlock()
@@ -113,15 +129,26 @@ class Mill:
                 await runner.run(self._unfinished_rows())
         finally:
             pool.close()
-            await loading
-            await self._checkpoint.finish()
-            self._write_run()
+            await asyncio.gather(
+                loading, return_exceptions=True
+            )  # without prices is better than without answers
+            await self._finish(self._checkpoint)
         if runner.stopped_by is not None:
             raise runner.stopped_by
+
+    async def _finish(self, checkpoint: Checkpoint) -> None:
+        """Everything into parts. What stopped the run is the better news where this fails for it too."""
+        try:
+            await checkpoint.finish()
+            self._write_run()
+        except RunError:
+            if self._runner is None or self._runner.stopped_by is None:
+                raise
 
     def stop(self) -> None:
         """First call: send nothing more and save what is out. Second call: stop at once."""
         if self._is_interrupted and self._runner is not None:
+            self.given_up = self._runner.in_flight
             self._runner.stop_at_once()
         elif self._runner is not None:
             self._runner.stop()
@@ -145,17 +172,24 @@ class Mill:
         return time.time() - self._started_at
 
     def _steps(self, pool: PicturePool, client: ChatClient) -> Steps:
-        config, checkpoint = self._job.config, self._checkpoint
+        config, checkpoint, endpoint = self._job.config, self._checkpoint, self._job.endpoint
         assert checkpoint is not None  # noqa: S101
 
         async def record(outcome: Outcome) -> None:
             kind = outcome.failure.kind if outcome.failure else None
-            await checkpoint.record(Entry(outcome.row.id, kind, parts.to_record(outcome, config.model)))
+            row, text = outcome.row, endpoint.scrub_record(parts.to_record(outcome, config.model))
+            await checkpoint.record(Entry(row.id, kind, text, row.content_hash))
+
+        async def post(body: bytes) -> HttpAnswer:
+            try:
+                return await client.post(body)
+            except AnswerError as error:
+                raise _scrubbed(error, endpoint) from None
 
         def read(answer: HttpAnswer) -> Reply:
             reply = replies.read_reply(answer)
             if reply is None:
-                raise faults.read_error(answer, config.endpoint_kind)
+                raise _scrubbed(faults.read_error(answer, config.endpoint_kind), endpoint)
             return reply
 
         def price(reply: Reply) -> Decimal | None:
@@ -165,7 +199,7 @@ class Mill:
         return Steps(
             prepare=pool.prepare,
             build=RequestBuilder(config, estimator.estimate).build,
-            post=client.post,
+            post=post,
             read=read,
             report=lambda answer: faults.limit_reports(answer, config.rate_limit_headers),
             learn=estimator.learn,
@@ -181,7 +215,7 @@ class Mill:
         loop = asyncio.get_running_loop()
         rows = self._manifest.rows()
         thread = ThreadPoolExecutor(1, thread_name_prefix="manifest")
-        journal = Journal(self.folder.journal, read_only=True)
+        journal = Journal(self.folder.journal)
         try:
             while True:
                 batch, seen = await loop.run_in_executor(thread, self._next_unfinished, rows, journal)
@@ -201,8 +235,9 @@ class Mill:
         except UsageError as error:  # it was whole a moment ago
             raise RunError(f"{error} (the manifest changed during the run)", kind="manifest") from error
         ids = [row.id for row in batch]
-        finished = journal.finished_ids(ids)
-        failed = journal.failed_ids(ids)
+        finished = journal.finished(ids)
+        failed = journal.failed(ids)
+        self._note_changed([r.id for r in batch if finished.get(r.id, r.content_hash) != r.content_hash])
         again = self._job.retry_failed
         keep = [
             row
@@ -212,12 +247,29 @@ class Mill:
         ]
         return keep, len(batch)
 
+    def _note_changed(self, ids: list[str]) -> None:
+        self.tally.changed += len(ids)
+        room = EXAMPLES - len(self.tally.changed_examples)
+        self.tally.changed_examples += ids[:room]
+
+    def _check_kinds(self) -> None:
+        """Raises UsageError where --retry-failed names a kind that no row of this run failed with."""
+        journal = Journal(self.folder.journal)
+        kinds = journal.failed_kinds()
+        journal.close()
+        unknown = sorted((self._job.retry_failed or frozenset()) - kinds.keys())
+        if unknown:
+            here = ", ".join(f"{kind} ({count})" for kind, count in kinds.items()) or "none"
+            raise UsageError(f"--retry-failed {','.join(unknown)}: no row failed so; the kinds here: {here}")
+
     def _write_run(self) -> None:
         from . import __version__  # noqa: PLC0415  the map imports us
 
         run = {}
-        with contextlib.suppress(UsageError):
+        with contextlib.suppress(UsageError, RunError):
             run = self.folder.read_run()
+        if self._runner is None:
+            self.endpoint_before = run.get("endpoint")
         config = self._job.config
         self.folder.write_run(
             {
@@ -225,21 +277,30 @@ class Mill:
                 "created": run.get("created") or utc_now(),
                 "last_started": utc_now() if self._runner is None else run.get("last_started"),
                 "last_ended": None if self._runner is None else utc_now(),
-                "source": str(self._job.source),
+                "source": str(self._job.source.resolve()),
                 "rows": self.survey.total,
                 "manifest_fingerprint": self.survey.fingerprint,
                 "endpoint": self._job.endpoint.name,
                 "answer_settings": config.answer_settings(),
                 "other_settings": config.model_dump(
-                    mode="json", exclude=set(config.answer_settings()), exclude_none=True
+                    mode="json", exclude={*config.answer_settings(), "base_url"}, exclude_none=True
                 ),
             }
         )
 
 
-def _refuse_foreign_folder(folder: RunFolder) -> None:
-    names = [entry.name for entry in islice(folder.path.iterdir(), 20)]
-    if set(names) - {".lock", "results", "run.json"}:
-        raise UsageError(
-            f"{folder.path}: not empty and not a run folder ({', '.join(sorted(names)[:3])} ...); choose another -o"
-        )
+def _scrubbed(error: AnswerError, endpoint: Endpoint) -> AnswerError:
+    """Servers repeat the key they refuse, and broken headers come up in the client's own messages."""
+    error.args = (endpoint.scrub(str(error)),)
+    return error
+
+
+def _has_answers(folder: RunFolder) -> bool:
+    """Whether anything was answered yet; a first start with a typo in it binds nobody."""
+    if not folder.journal.exists():
+        return any(folder.results.glob("part-*.parquet"))
+    journal = Journal(folder.journal)
+    try:
+        return journal.counts()[0] > 0
+    finally:
+        journal.close()

@@ -53,7 +53,7 @@ def write_gallery(folder: RunFolder) -> Path:
     base = source if source.is_dir() else source.parent
     thumbnails = folder.gallery / "thumbnails"
     thumbnails.mkdir(parents=True, exist_ok=True)
-    journal = Journal(folder.journal, read_only=True)
+    journal = Journal(folder.journal)
     try:
         answered, failed, _ = journal.counts()
         total = answered + failed
@@ -76,12 +76,9 @@ def _rows(folder: RunFolder, journal: Journal) -> Iterator[dict[str, Any]]:
     """Failed rows first (they are what one looks for), then the answers in the order they came."""
     noted, waiting = journal.snapshot()
     paths = [folder.results / parts.part_name(part.number) for part in noted]
-    tables = chain(
-        parts.to_table(list(journal.failed_records()), _GALLERY_COLUMNS).to_batches(1000),
-        parts.read_batches(paths, _GALLERY_COLUMNS),
-        parts.to_table(waiting, _GALLERY_COLUMNS).to_batches(1000),
-    )
-    for batch in tables:
+    answered = parts.read_batches(paths, _GALLERY_COLUMNS)
+    failed = parts.tables(journal.failed_records(), _GALLERY_COLUMNS)
+    for batch in chain(failed, answered, parts.tables(waiting, _GALLERY_COLUMNS)):
         yield from batch.to_pylist()
 
 

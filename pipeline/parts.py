@@ -74,6 +74,8 @@ SCHEMA = pa.schema(
     ],
     metadata={"captionmill_schema_version": str(SCHEMA_VERSION)},
 )
+_TABLE_ROWS = 5000
+MOST_TABLE_CHARACTERS = 256 * 2**20  # Arrow's JSON reader takes blocks below 2 GiB
 _TEMPORARY_PREFIX = "."
 _TEMPORARY_SUFFIX = ".tmp"
 MOST_MESSAGE_CHARACTERS = 2000
@@ -156,7 +158,7 @@ def _dump(record: dict[str, Any]) -> str:
 
 def _whole_text(value: Any) -> Any:
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, list | tuple):
         return [_whole_text(v) for v in value]
     if isinstance(value, dict):
@@ -190,7 +192,21 @@ def to_table(records: Sequence[str], columns: Sequence[str] | None = None) -> pa
     return table.cast(schema)
 
 
-def write_table(path: Path, records: Iterable[str], batch_rows: int = 5000) -> int:
+def tables(records: Iterable[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Any number of records as tables of bounded size, in their order."""
+    batch: list[str] = []
+    characters = 0
+    for record in records:
+        if batch and (len(batch) == _TABLE_ROWS or characters + len(record) > MOST_TABLE_CHARACTERS):
+            yield to_table(batch, columns)
+            batch, characters = [], 0
+        batch.append(record)
+        characters += len(record)
+    if batch:
+        yield to_table(batch, columns)
+
+
+def write_table(path: Path, records: Iterable[str]) -> int:
     """Write records under `path`, whole or not at all, durable on return. Returns the rows written.
 
     Raises RunError where the disk is full or the folder is gone.
@@ -199,26 +215,15 @@ def write_table(path: Path, records: Iterable[str], batch_rows: int = 5000) -> i
     rows = 0
     try:
         with pq.ParquetWriter(temporary, SCHEMA, compression="zstd", compression_level=3) as writer:
-            for batch in _batches(records, batch_rows):
-                writer.write_table(to_table(batch))
-                rows += len(batch)
+            for table in tables(records):
+                writer.write_table(table)
+                rows += table.num_rows
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
     except (OSError, pa.ArrowException) as error:
         raise RunError(f"{path}: cannot be written ({error})", kind="disk") from error
     return rows
-
-
-def _batches(records: Iterable[str], batch_rows: int) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for record in records:
-        batch.append(record)
-        if len(batch) == batch_rows:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def sync(path: Path) -> None:
@@ -239,6 +244,14 @@ def remove_temporary(folder: Path) -> int:
     for path in left:
         path.unlink()
     return len(left)
+
+
+def count_rows(path: Path) -> int:
+    """Rows by the footer. Raises RunError where it is no whole Parquet file."""
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(f"{path}: damaged ({error})", kind="damaged_part") from error
 
 
 def read_ids(path: Path) -> set[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from .rows import Usage
 
 _MILLION = Decimal(1_000_000)
+MOST_DOLLARS = 1_000_000  # for one answer; more is a garbled usage
 _NINE_PLACES = Decimal("1e-9")
 
 
@@ -45,7 +46,10 @@ class PriceBook:
         if usage.prompt_tokens is None or usage.completion_tokens is None:
             return None
         rates = next((r for m in models if m and (r := self.rates(m))), None)
-        return None if rates is None else _multiply(rates, usage).quantize(_NINE_PLACES)
+        if rates is None:
+            return None
+        cost = _multiply(rates, usage)
+        return cost.quantize(_NINE_PLACES) if cost < MOST_DOLLARS else None
 
     def rates(self, model: str) -> Rates | None:
         """The rates of a model; routers' names (openai/gpt-4o) are tried without their prefix too."""
@@ -55,12 +59,12 @@ class PriceBook:
 
 
 def _find(model: str) -> Rates | None:
-    from genai_prices import Usage as PricedUsage  # noqa: PLC0415  0.3 s; not on the start-up path
-    from genai_prices import calc_price  # noqa: PLC0415
-
     try:
+        from genai_prices import Usage as PricedUsage  # noqa: PLC0415  0.3 s; not on the start-up path
+        from genai_prices import calc_price  # noqa: PLC0415
+
         price = calc_price(PricedUsage(input_tokens=1, output_tokens=1), model).model_price
-    except LookupError:
+    except (LookupError, OSError):  # OSError: out of file descriptors while the table is imported
         return None
     prompt, prompt_tier = _base(price.input_mtok)
     completion, completion_tier = _base(price.output_mtok)

@@ -17,8 +17,10 @@ def read_reply(answer: HttpAnswer) -> Reply | None:
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(body, dict) or not isinstance(choices, list) or not choices:
         return None
+    if body.get("error") or (isinstance(choices[0], dict) and choices[0].get("error")):
+        return None
     reply = Reply(
-        choices=tuple(_choice(i, c) for i, c in enumerate(choices)),
+        choices=tuple(_choice(i, c, choices) for i, c in enumerate(choices)),
         usage=_usage(body.get("usage")),
         id=_text(body.get("id")),
         model=_text(body.get("model")),
@@ -53,7 +55,7 @@ def normal_finish(finish_reason: str | None) -> str | None:
     return _FINISH.get(finish_reason.lower(), "other") if finish_reason else None
 
 
-def _choice(position: int, choice: Any) -> Choice:
+def _choice(position: int, choice: Any, choices: list[Any]) -> Choice:
     if not isinstance(choice, dict):
         return Choice(position, _text(choice), None)
     message = choice.get("message")
@@ -61,7 +63,7 @@ def _choice(position: int, choice: Any) -> Choice:
         message = {"content": message}
     index = _whole(choice.get("index"))
     return Choice(
-        index=position if index is None else index,
+        index=index if index is not None and 0 <= index < len(choices) else position,
         content=_content(message.get("content")),
         finish_reason=(finish_reason := _text(choice.get("finish_reason"))),
         finish=normal_finish(finish_reason),
@@ -85,6 +87,8 @@ def _usage(usage: Any) -> Usage:
     if not isinstance(usage, dict):
         return Usage()
     prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    if not prompt:  # every request has a prompt: a relay that says 0 has not counted
+        return Usage()
     total = _count(usage.get("total_tokens"))
     if total is None and prompt is not None and completion is not None:
         total = prompt + completion
@@ -102,10 +106,13 @@ def _usage(usage: Any) -> Usage:
 
 
 def _is_hollow(reply: Reply) -> bool:
-    """No content of any sort and no usage: nothing was generated, nothing was paid for."""
+    """No content of any sort and no usage: nothing was generated, nothing was paid for.
+
+    An empty answer whose prompt was counted was paid for; asking again would pay again.
+    """
     said = any(c.content or c.tool_calls or c.refusal for c in reply.choices)
     filtered = any(c.finish in ("content_filter", "length") for c in reply.choices)
-    return not said and not filtered and not reply.usage.completion_tokens
+    return not said and not filtered and not reply.usage.is_reported
 
 
 def _text(value: Any) -> str | None:
@@ -115,6 +122,7 @@ def _text(value: Any) -> str | None:
 
 
 _INT64 = 2**63
+MOST_TOKENS = 10**9  # of one answer; more is no count
 
 
 def _whole(value: Any) -> int | None:
@@ -132,7 +140,7 @@ def _whole(value: Any) -> int | None:
 
 def _count(value: Any) -> int | None:
     number = _whole(value)
-    return number if number is not None and number >= 0 else None
+    return number if number is not None and 0 <= number <= MOST_TOKENS else None
 
 
 def _as_json(value: Any) -> str | None:

@@ -85,25 +85,25 @@ def read_report(folder: RunFolder, now: float | None = None) -> RunReport:
     Raises UsageError where this is no run folder, RunError where it is damaged.
     """
     run = folder.read_run()
-    report = RunReport(str(folder.path), int(run.get("rows", 0)), is_running=folder.is_running())
-    journal = Journal(folder.journal, read_only=True)
+    report = RunReport(str(folder.path), run["rows"], is_running=folder.is_running())
+    journal = Journal(folder.journal)
     try:
         report.answered, report.failed, _ = journal.counts()
         report.errors = journal.failed_kinds()
         minute_ago = int(((time.time() if now is None else now) - 60) * 1000)
-        for batch in _batches(folder, journal, COLUMNS):
-            _add(report, pa.Table.from_batches([batch]), minute_ago)
+        for table in _tables(folder, journal, COLUMNS):
+            _add(report, table, minute_ago)
     finally:
         journal.close()
     return report
 
 
-def _batches(folder: RunFolder, journal: Journal, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+def _tables(folder: RunFolder, journal: Journal, columns: tuple[str, ...]) -> Iterator[pa.Table]:
     noted, waiting = journal.snapshot()
     paths = [folder.results / parts.part_name(part.number) for part in noted]
-    yield from parts.read_batches(paths, columns)
-    if waiting:
-        yield from parts.to_table(waiting, columns).to_batches()
+    for batch in parts.read_batches(paths, columns):
+        yield pa.Table.from_batches([batch])
+    yield from parts.tables(waiting, columns)
 
 
 def _add(report: RunReport, table: pa.Table, minute_ago_ms: int) -> None:

@@ -1,8 +1,9 @@
 """Again, how often, after how long. The policy is tenacity's, the numbers are ours.
 
 Which failure is worth another attempt is in its class (see errors.py): TransientError is, the rest
-is not. An AccountError is, until it repeats without any answer in between: relays give 401 for
-trouble in their database, and one such word should not end a night's run.
+is not. A 429 was not paid for and says nothing about the row, so it has a bound of its own, far away.
+An AccountError is tried again until it repeats: relays give 401 for trouble in their database, and
+one such word should not end a night's run.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from .errors import AccountError, TransientError
+from .errors import AccountError, RateLimited, TransientError
 
 T = TypeVar("T")
 
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 60.0
 ACCOUNT_ERRORS_TO_STOP = 3
+MOST_REFUSALS = 100
 
 
 def backoff_seconds(attempt: int, chance: random.Random) -> float:
@@ -43,9 +46,11 @@ def retrying(
 
     def wait(state: RetryCallState) -> float:
         assert state.outcome is not None  # noqa: S101  tenacity sets it before it waits
-        asked = getattr(state.outcome.exception(), "retry_after_seconds", None) or 0.0
-        # a pause that the server asked for is kept by the limiter, for everybody at once
-        return 0.0 if asked else backoff_seconds(state.attempt_number, chance)
+        # a pause that the server asked for is kept by the limiter, for everybody at once; this only keeps
+        # those who were refused together from coming back together
+        wait_seconds = backoff_seconds(state.attempt_number, chance)
+        asked = getattr(state.outcome.exception(), "retry_after_seconds", None)
+        return wait_seconds if asked is None else chance.uniform(0.0, min(wait_seconds, 2 * asked + 0.5))
 
     def tell(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
@@ -54,12 +59,23 @@ def retrying(
 
     return AsyncRetrying(
         retry=retry_if_exception_type((TransientError, AccountError)),
-        stop=lambda state: state.attempt_number > max_retries or is_stopping(),
+        stop=lambda state: _counted(state) > max_retries or is_stopping(),
         wait=wait,
         sleep=asyncio.sleep,
         before_sleep=tell,
         reraise=True,
     )
+
+
+def _counted(state: RetryCallState) -> int:
+    """Attempts that count against the retries: refusals for a limit do not, up to a bound of their own."""
+    refusals: int = state.kwargs["refusals"].count
+    return state.attempt_number - min(refusals, MOST_REFUSALS)
+
+
+@dataclass(slots=True)
+class _Refusals:
+    count: int = 0
 
 
 async def call(policy: AsyncRetrying, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -73,24 +89,35 @@ async def call(policy: AsyncRetrying, attempt: Callable[[], Awaitable[T]]) -> T:
     except (TransientError, AccountError) as error:
         first: list[BaseException] = [error]
 
-    async def replay() -> T:
-        if first:
-            raise first.pop()
-        return await attempt()
+    async def again(refusals: _Refusals) -> T:
+        try:
+            if first:
+                raise first.pop()
+            return await attempt()
+        except RateLimited:
+            refusals.count += 1
+            raise
 
-    return await policy.copy()(replay)
+    return await policy.copy()(again, refusals=_Refusals())
 
 
 class AccountWatch:
-    """Believes an AccountError when it is the third in a row, over all rows."""
+    """Believes an AccountError when it is the third in a row, and not all of one row.
+
+    One row may be refused for its own sake in the same words (a router's moderation gives 403).
+    """
 
     def __init__(self) -> None:
-        self._in_a_row = 0
+        self._in_a_row: list[str] = []
 
     def answered(self) -> None:
-        self._in_a_row = 0
+        self._in_a_row.clear()
 
-    def refused(self) -> bool:
+    def refused(self, row_id: str) -> bool:
         """True when the run should stop."""
-        self._in_a_row += 1
-        return self._in_a_row >= ACCOUNT_ERRORS_TO_STOP
+        self._in_a_row.append(row_id)
+        return len(self._in_a_row) >= ACCOUNT_ERRORS_TO_STOP and len(set(self._in_a_row)) > 1
+
+    def gives_up(self, row_id: str) -> bool:
+        """True when this row was refused so often, with answers to others in between or not."""
+        return self._in_a_row.count(row_id) >= ACCOUNT_ERRORS_TO_STOP

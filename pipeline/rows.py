@@ -5,6 +5,7 @@ manifest -> Row -> (Picture, ...) -> ChatRequest -> HttpAnswer -> Reply -> Outco
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,12 @@ class Row:
     paths: tuple[str, ...]
     prompt: str
     extra: str | None = None
+
+    @property
+    def content_hash(self) -> int:
+        """64 bits of what is asked: pictures by name, and prompt. Signed, as SQLite has it."""
+        text = "\0".join((*self.images, self.prompt)).encode("utf-8", "surrogatepass")
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big", signed=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +110,7 @@ class Usage:
 
     @property
     def is_reported(self) -> bool:
-        return self.prompt_tokens is not None or self.total_tokens is not None
+        return self.prompt_tokens is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +173,8 @@ class Tally:
 
     total: int = 0
     done_before: int = 0
+    changed: int = 0  # finished before under the same id, but asking something else now
+    changed_examples: list[str] = field(default_factory=list)
     answered: int = 0
     failed: int = 0
     attempts: int = 0

@@ -47,6 +47,8 @@ MOST_BYTES_HELD = 512 * 2**20
 MOST_ROWS_AT_ONCE = 16
 MOST_ROWS_AHEAD = 64
 FAILED_EXAMPLES = 5
+FIRST_FAILURES_TO_STOP = 20
+FAILURES_TO_STOP = 50
 OVERLOAD_KINDS = frozenset({"overloaded", "saturated", "no_channel"})
 
 
@@ -73,6 +75,7 @@ class _Trace:
     """What is known of a row on its way."""
 
     started_at: float
+    row_id: str = ""
     has_slot: bool = False
     attempts: int = 0
     estimated_tokens: int | None = None
@@ -151,6 +154,8 @@ class Runner:
         self._retrying = retrying(limits.max_retries, chance, lambda: self._is_stopping, self._will_retry)
         self._watch = AccountWatch()
         self._has_answer = False
+        self._unreachable_since: float | None = None
+        self._failed_in_a_row: list[str] = []  # kinds, since the last answer
         self._shortened_pause_until = float("inf")  # inf: none since the last answer
         self._is_stopping = False
         self.stopped_by: RunError | None = None
@@ -178,6 +183,12 @@ class Runner:
             self._cancel_waiting()
         try:
             await self._join()
+        except BaseException:
+            self._is_stopping = True
+            self._cancel_waiting()
+            if self._out:  # what is out is paid for, whatever has happened
+                await asyncio.wait(self._out)
+            raise
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -250,11 +261,13 @@ class Runner:
     # ---- one row
 
     async def _finish(self, row: Row, pictures: tuple[Picture, ...] | RowError, trace: _Trace) -> None:
+        trace.row_id = row.id
         outcome = await self._journey(row, pictures, trace)
         if outcome is not None:
             self._enter()
             await self._steps.record(outcome)
             self._count(outcome)
+            self._check_for_the_same_failure(outcome)
 
     async def _journey(
         self, row: Row, pictures: tuple[Picture, ...] | RowError, trace: _Trace
@@ -273,7 +286,28 @@ class Runner:
         return self._outcome(row, trace, reply=reply)
 
     async def _attempt(self, request: ChatRequest, trace: _Trace) -> Reply:
-        """One pass through the gates, one POST."""
+        """One attempt that counts. Where nobody could be reached, none was made: wait and try again."""
+        while True:
+            try:
+                return await self._pass(request, trace)
+            except ConnectionLost as error:
+                if error.kind != "cannot_connect" or not self._has_answer or self._is_stopping:
+                    raise
+                self._sit_out(error)
+
+    def _sit_out(self, error: ConnectionLost) -> None:
+        """The network or the endpoint has gone: everybody holds, longer each time, up to --max-outage."""
+        now = asyncio.get_running_loop().time()
+        if self._unreachable_since is None:
+            self._unreachable_since = now
+        gone_seconds = now - self._unreachable_since
+        if gone_seconds > self._limits.max_outage:
+            raise RunError(f"{error}, for {gone_seconds:,.0f} s now", kind=error.kind) from error
+        if self._limiter.closed_seconds <= 0:
+            self._limiter.close_until(now + min(60.0, max(1.0, gone_seconds / 2)))
+
+    async def _pass(self, request: ChatRequest, trace: _Trace) -> Reply:
+        """Once through the gates, one POST."""
         if not trace.has_slot:  # the first attempt has the worker's
             await self._slots.take()
             trace.has_slot = True
@@ -314,8 +348,10 @@ class Runner:
         self._limiter.hear(admission, *self._steps.report(answer))
         reply = self._steps.read(answer)
         self._has_answer = True
+        self._unreachable_since = None
         self._shortened_pause_until = float("inf")
         self._watch.answered()
+        self._failed_in_a_row.clear()
         if self.concurrency is not None:
             self.concurrency.answered(trace.latency_seconds, self.in_flight)
         self._steps.learn(request.estimate, reply.usage)
@@ -326,10 +362,11 @@ class Runner:
     def _react(self, error: AnswerError, trace: _Trace) -> None:
         """What a failed attempt means for the others."""
         is_unreachable = isinstance(error, ConnectionLost) and error.kind == "cannot_connect"
-        if (
-            isinstance(error, AccountError) or (is_unreachable and not self._has_answer)
-        ) and self._watch.refused():
-            raise RunError(str(error), kind=error.kind, http_status=error.http_status) from error
+        if isinstance(error, AccountError) or (is_unreachable and not self._has_answer):
+            if self._watch.refused(trace.row_id):
+                raise RunError(str(error), kind=error.kind, http_status=error.http_status) from error
+            if self._watch.gives_up(trace.row_id):
+                raise RowError(str(error), kind=error.kind, http_status=error.http_status) from error
         if isinstance(error, RateLimited):
             self.tally.rate_limited += 1
         is_overload = self._is_overload(error)
@@ -398,6 +435,23 @@ class Runner:
             cost_usd=None if cost is None else format(cost, "f"),
         )
 
+    def _check_for_the_same_failure(self, outcome: Outcome) -> None:
+        """Raises RunError where row after row fails for a reason that is hardly the rows'.
+
+        Pictures that can't be read do not count: they cost nothing, and a folder may hold many.
+        """
+        failure = outcome.failure
+        if failure is None or failure.kind.startswith("image_"):
+            return
+        self._failed_in_a_row.append(failure.kind)
+        most = FAILURES_TO_STOP if self._has_answer else FIRST_FAILURES_TO_STOP
+        if len(self._failed_in_a_row) >= most:
+            raise RunError(
+                f"{most} rows in a row failed, the last with: {failure.message}",
+                kind=failure.kind,
+                http_status=failure.http_status,
+            )
+
     def _count(self, outcome: Outcome) -> None:
         tally = self.tally
         if outcome.failure is not None:
@@ -405,7 +459,9 @@ class Runner:
             kinds = tally.failures_by_kind
             kinds[outcome.failure.kind] = kinds.get(outcome.failure.kind, 0) + 1
             if len(tally.failed_examples) < FAILED_EXAMPLES:
-                tally.failed_examples.append(f"{outcome.row.id}: {outcome.failure.message}")
+                names_it = any(name in outcome.failure.message for name in outcome.row.images)
+                where = "" if names_it else f"{outcome.row.id}: "
+                tally.failed_examples.append(where + outcome.failure.message)
             return
         assert outcome.reply is not None  # noqa: S101  an outcome has one or the other
         tally.answered += 1

@@ -58,10 +58,9 @@ def finish_after_crash(run: Path, promised: list[str]) -> None:
     folder = RunFolder(run)
     folder.lock()
     checkpoint = open_checkpoint(folder, crashing_writer.ROWS_PER_PART)
-    journal = Journal(folder.journal, read_only=True)
-    known = journal.finished_ids([f"r{n:03d}" for n in range(ROWS)]) | set(
-        journal.failed_ids([f"r{n:03d}" for n in range(ROWS)])
-    )
+    journal = Journal(folder.journal)
+    ids = [f"r{n:03d}" for n in range(ROWS)]
+    known = {*journal.finished(ids), *journal.failed(ids)}
     journal.close()
     assert set(promised) <= known, "a row that was durable is lost"
     checkpoint.close()
@@ -72,7 +71,7 @@ def finish_after_crash(run: Path, promised: list[str]) -> None:
     assert write_rows(run, 0, 0)[0] == 0
     assert state(run) == EXPECTED
     leftovers = [p.name for p in (run / "results").iterdir() if not p.name.startswith("part-")]
-    assert leftovers == []
+    assert leftovers == ["schema.parquet"]
 
 
 def steps_of_a_whole_run(run: Path) -> int:
@@ -99,9 +98,9 @@ def crash_everywhere(tmp_path: Path, points: range) -> None:
 
 
 def test_any_crash_then_resume_equals_the_uncrashed_run(tmp_path):
-    """Killed at 12 of the steps, spread evenly: nothing promised is lost, nothing is there twice."""
+    """Killed at 8 of the steps, spread evenly: nothing promised is lost, nothing is there twice."""
     steps = steps_of_a_whole_run(tmp_path / "whole")
-    crash_everywhere(tmp_path, range(steps // 24, steps, steps // 12))
+    crash_everywhere(tmp_path, range(steps // 16, steps, steps // 8))
 
 
 @pytest.mark.slow
@@ -192,6 +191,7 @@ def test_a_full_disk_is_a_run_error_with_the_path(folder, monkeypatch):
 
     async def run():
         checkpoint = open_checkpoint(folder, 10)
+        checkpoint.grace_seconds = 0.2
         # the journal may not grow any more: what SQLite sees of a full disk
         pages = checkpoint._journal._db.execute("PRAGMA page_count").fetchone()[0]
         checkpoint._journal._db.execute(f"PRAGMA max_page_count={pages}")
@@ -200,7 +200,10 @@ def test_a_full_disk_is_a_run_error_with_the_path(folder, monkeypatch):
         finally:
             checkpoint.close()
 
-    with pytest.raises(RunError, match=r"journal\.sqlite: cannot be written \(database or disk is full\)"):
+    with pytest.raises(
+        RunError,
+        match=r"journal\.sqlite: cannot be written \(database or disk is full\); \d+ finished rows could not be saved: r00000",
+    ):
         asyncio.run(run())
 
 
@@ -289,7 +292,7 @@ def test_one_writer(folder):
 
 def test_other_settings_are_refused_by_name(folder):
     """Answers to two questions never share a dataset; limits may change freely."""
-    folder.write_run({"answer_settings": {"model": "gpt-4o", "max_side": 1568}})
+    folder.write_run({"source": "/p", "rows": 3, "answer_settings": {"model": "gpt-4o", "max_side": 1568}})
     folder.check_same_answers({"model": "gpt-4o", "max_side": 1568})
     with pytest.raises(UsageError, match='model: "gpt-4o" before, "gpt-4o-mini" now') as caught:
         folder.check_same_answers({"model": "gpt-4o-mini", "max_side": 1568, "temperature": 0.5})
@@ -335,8 +338,8 @@ def test_every_column_round_trips(tmp_path):
     assert schema.metadata[b"captionmill_schema_version"] == b"1"
     row = pd.read_parquet(path).iloc[0]
     assert list(row["image"]) == ["a.jpg", "b.jpg"]
-    assert row["content"] == "ein Bild 🙂 \ufffd"
-    assert row["prompt"] == "p\ufffd"
+    assert row["content"] == "ein Bild 🙂 \\ud83d"
+    assert row["prompt"] == "p\\ud800"
     assert (row["finish_reason"], row["finish"], row["refusal"]) == ("max_tokens", "length", "no")
     assert row["choices"][1] == {
         "index": 1,

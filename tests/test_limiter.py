@@ -249,3 +249,65 @@ def test_a_limit_nobody_gave_is_taken_over_from_the_server():
         return loop.time() - start
 
     assert virtual_time.run(run()) == pytest.approx(1.0 + MARGIN_SECONDS)
+
+
+def test_a_report_wakes_who_waits():
+    """Whoever waits for tokens goes on as soon as the server says that there are some, not when the timer ends."""
+
+    async def run():
+        limiter = Limiter(600)
+        loop = asyncio.get_running_loop()
+        first = await limiter.admit(10)
+        waiting = asyncio.create_task(limiter.admit(590))
+        await asyncio.sleep(1)
+        start = loop.time()
+        limiter.hear(first, tokens=LimitReport(600, 600))
+        await waiting
+        return loop.time() - start
+
+    assert virtual_time.run(run()) < 3.0
+
+
+def test_settling_wakes_who_waits():
+    """Tokens that come back are there at once for the next in line."""
+
+    async def run():
+        limiter = Limiter(60_000, None, 60.0)
+        loop = asyncio.get_running_loop()
+        first = await limiter.admit(60_000)
+        waiting = asyncio.create_task(limiter.admit(30_000))
+        await asyncio.sleep(1)
+        start = loop.time()
+        limiter.settle(first, 100)
+        await waiting
+        return loop.time() - start
+
+    assert virtual_time.run(run()) < 1.0
+
+
+def test_a_lowered_limit_comes_back():
+    """A server that says 200 once and 60,000 after that is used at 60,000 again."""
+    allowance = Allowance(60_000, burst_seconds=1.0)
+    allowance.hear(1.0, allowance.take(0.0, 10), 200, 100)
+    assert allowance.limit_per_minute == 200
+    allowance.hear(2.0, allowance.take(1.5, 10), 60_000, 50_000)
+    assert allowance.limit_per_minute == 60_000
+
+
+def test_a_miscounted_usage_does_not_silence_a_run():
+    """A reply that reports 2**40 tokens costs a minute, not a lifetime."""
+    allowance = Allowance(60_000, burst_seconds=1.0)
+    allowance.settle(1.0, allowance.take(0.0, 500), 2.0**40)
+    assert allowance.wait_seconds(1.0, 500) <= 62
+
+
+def test_a_limit_that_only_the_server_gives_fails_no_row():
+    """A header that says one token a minute is for the server to enforce; nobody gave --tpm."""
+
+    async def run():
+        limiter = Limiter()
+        admission = await limiter.admit(500)
+        limiter.hear(admission, tokens=LimitReport(1, 1))
+        await asyncio.wait_for(limiter.admit(500), 200)
+
+    virtual_time.run(run())

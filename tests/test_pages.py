@@ -44,7 +44,7 @@ def run(tmp_path):
     draw_pictures(tmp_path / "p", 30)
     folder = RunFolder(tmp_path / "run")
     folder.lock()
-    folder.write_run({"source": str(tmp_path / "p"), "rows": 33})
+    folder.write_run({"source": str(tmp_path / "p"), "rows": 33, "answer_settings": {}})
 
     async def write():
         checkpoint = open_checkpoint(folder, 8)

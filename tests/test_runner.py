@@ -310,3 +310,128 @@ def test_an_empty_quota_makes_no_storm():
     assert bench.tally.answered == 1500
     assert server.refused <= 10
     assert server.utilisation(bench.started_at + bench.seconds) >= 0.97
+
+
+# ------------------------------------------------------------------------------- outages and odd rows
+
+
+def test_an_outage_of_twenty_minutes_fails_no_row():
+    """Nobody can be reached for 20 minutes in the middle: the run waits, and then answers everything."""
+    gone_until = 1010.0 + 1200
+
+    def post():
+        if 1010.0 < asyncio.get_running_loop().time() < gone_until:
+            raise ConnectionLost("no route", kind="cannot_connect")
+        return good()
+
+    bench = Bench(ScriptedChat(always(post)), 1000).run()
+    assert bench.tally.answered == 1000
+    assert bench.tally.failed == 0
+    assert 1200 < bench.seconds < 1200 + 120
+    assert len(bench.chat.bodies) < 1000 + 8 * 40  # it does not hammer a dead endpoint
+
+
+def test_an_outage_without_end_stops_the_run():
+    """After --max-outage: stop, resumable, with how long it lasted; no row has failed."""
+    script = itertools.chain([good()] * 20, always(ConnectionLost("no route", kind="cannot_connect")))
+    bench = Bench(ScriptedChat(script), 1000, max_outage=600.0).run()
+    assert "no route, for 6" in str(bench.runner.stopped_by)
+    assert (bench.tally.answered, bench.tally.failed) == (20, 0)
+
+
+def test_refusals_for_a_limit_do_not_use_up_a_rows_attempts():
+    """Sixty a minute, nothing said but Retry-After, 32 at once: every row is answered in the end."""
+    state = {"level": 0.0, "at": None}
+
+    def post():
+        now = asyncio.get_running_loop().time()
+        state["level"] = min(1.0, state["level"] + (0 if state["at"] is None else now - state["at"]))
+        state["at"] = now
+        if state["level"] < 1:
+            return error(429, "rate_limit_exceeded", {"retry-after": "1"})
+        state["level"] -= 1
+        return good()
+
+    bench = Bench(ScriptedChat(always(post), latency_seconds=0.0), 200, concurrency=32, max_retries=3).run()
+    assert bench.tally.answered == 200
+
+
+def test_one_row_that_is_always_refused_does_not_stop_the_run():
+    """A router's moderation gives 403 for one picture: that row fails, also on a resume it blocks nobody."""
+
+    class Moderated(ScriptedChat):
+        async def post(self, body):
+            await super().post(body)
+            if b"r000002" in body:
+                return error(403, "permission_error", message="Your picture was flagged")
+            return good()
+
+    for concurrency in (1, 4):
+        bench = Bench(Moderated(always(good())), 40, concurrency=concurrency, max_retries=8).run()
+        assert bench.runner.stopped_by is None
+        assert bench.tally.answered == 39
+        assert bench.outcomes["r000002"].failure.kind == "no_permission"
+
+
+@pytest.mark.parametrize(("answers_before", "failed"), [(0, 20), (30, 50)])
+def test_every_row_failing_alike_stops_the_run(answers_before, failed):
+    """max_tokens too large for the model: 20 rows at the start, or 50 in a row, not 40,000."""
+    refusal = error(400, "invalid_value", message="max_tokens is too large")
+    bench = Bench(ScriptedChat(itertools.chain([good()] * answers_before, always(refusal))), 4000).run()
+    assert f"{failed} rows in a row failed" in str(bench.runner.stopped_by)
+    assert bench.tally.failed <= failed + 8
+
+
+def test_broken_pictures_in_any_number_stop_nothing():
+    """They cost nothing, and a folder may hold many."""
+    bench = Bench(ScriptedChat(always(good())), 100, row_errors=[f"r{n:06d}" for n in range(90)]).run()
+    assert (bench.tally.answered, bench.tally.failed) == (10, 90)
+
+
+def test_what_is_out_is_saved_when_something_unexpected_breaks():
+    """A bug in preparing loses no answer that is on its way."""
+    bench = Bench(ScriptedChat(always(good()), latency_seconds=5), 100)
+    prepare = bench.prepare
+
+    async def breaking(asked):
+        if asked[0].id >= "r000030":
+            await asyncio.sleep(1)
+            raise ZeroDivisionError
+        return await prepare(asked)
+
+    bench.runner._steps = Steps(
+        **{n: getattr(bench.runner._steps, n) for n in Steps.__dataclass_fields__} | {"prepare": breaking}
+    )
+    with pytest.raises(BaseException):  # noqa: B017  an ExceptionGroup around it
+        bench.run()
+    assert len(bench.outcomes) == len(bench.chat.bodies) > 0
+
+
+def test_unused_reservations_are_given_back():
+    """Reserved 500, used 50: with settling the run takes a fraction of the time that the reservations would."""
+    small = HttpAnswer(200, {}, completion("x", 40, 10), "s")
+    chat = ScriptedChat(always(small), latency_seconds=0.05)
+    settled = Bench(chat, 1000, limiter=Limiter(60_000), charge="used").run()
+    reserved = Bench(ScriptedChat(always(small)), 1000, limiter=Limiter(60_000), charge="reserved").run()
+    assert settled.seconds < 0.25 * reserved.seconds
+
+
+def test_prepared_bytes_are_bounded_and_given_back(monkeypatch):
+    """With room for five pictures no more than that (and what is just being prepared) is held, and all get through."""
+    monkeypatch.setattr("pipeline.runner.MOST_BYTES_HELD", 5 * len(PICTURE.base64))
+    bench = Bench(ScriptedChat(always(good()), latency_seconds=1), 200, concurrency=32)
+    most = 0
+    record = bench.record
+
+    async def watching(outcome):
+        nonlocal most
+        most = max(most, bench.runner._ahead.bytes_held)
+        await record(outcome)
+
+    bench.runner._steps = Steps(
+        **{n: getattr(bench.runner._steps, n) for n in Steps.__dataclass_fields__} | {"record": watching}
+    )
+    bench.run()
+    assert bench.tally.answered == 200
+    assert most <= (5 + 2 * 3 + 3) * len(PICTURE.base64)
+    assert bench.runner._ahead.bytes_held == 0

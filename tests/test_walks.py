@@ -201,9 +201,9 @@ def test_changed_settings_are_refused(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_drains(tmp_path, number):
     """What is out is answered and saved, exit 130, nothing is paid twice by the next start."""
-    draw_pictures(tmp_path / "p", 200)
+    draw_pictures(tmp_path / "p", 120)
     arguments = ("caption", "p", *MODEL, "-o", "run", "--concurrency", 8)
-    with serving(EndpointSettings(latency_seconds=0.3, keeps_ledger=True)) as url:
+    with serving(EndpointSettings(latency_seconds=0.2, keeps_ledger=True)) as url:
         running = start(*arguments, base_url=url, cwd=tmp_path)
         wait_for_answers(url, 20)
         running.send_signal(number)
@@ -211,17 +211,17 @@ def test_the_first_signal_drains(tmp_path, number):
         assert running.returncode == 130, output
         assert "stopping: waiting for the answers that are out" in output
         assert "The same command goes on" in output
-        assert len(results(tmp_path / "run")) == stats(url)["answers"] < 200
+        assert len(results(tmp_path / "run")) == stats(url)["answers"] < 120
         assert captionmill(*arguments, base_url=url, cwd=tmp_path).returncode == 0
         assert stats(url)["answered_again"] == 0
-    assert len(results(tmp_path / "run")) == 200
+    assert len(results(tmp_path / "run")) == 120
 
 
 def test_the_second_signal_stops_at_once(tmp_path):
     """With every request hanging, two signals end the run; what was answered is saved."""
     draw_pictures(tmp_path / "p", 20)
     with serving(EndpointSettings(faults={"hang": 1.0})) as url:
-        running = start("caption", "p", *MODEL, "-o", "run", base_url=url, cwd=tmp_path)
+        running = start("caption", "p", *MODEL, "-o", "run", "--concurrency", 20, base_url=url, cwd=tmp_path)
         deadline = time.monotonic() + 30
         while stats(url)["most_in_flight"] < 20:
             assert time.monotonic() < deadline
@@ -263,7 +263,7 @@ def test_nobody_there_stops_with_exit_3(tmp_path):
 
 def test_a_second_process_is_refused(tmp_path):
     """One run folder, one writer."""
-    draw_pictures(tmp_path / "p", 50)
+    draw_pictures(tmp_path / "p", 20)
     with serving(EndpointSettings(latency_seconds=1.0)) as url:
         running = start("caption", "p", *MODEL, "-o", "run", "--concurrency", 4, base_url=url, cwd=tmp_path)
         wait_for_answers(url, 1)
@@ -274,7 +274,7 @@ def test_a_second_process_is_refused(tmp_path):
     assert second.returncode == 3
     assert f"process {running.pid} on" in second.stderr
     assert "run: running" in status.stdout
-    assert len(results(tmp_path / "run")) == 50
+    assert len(results(tmp_path / "run")) == 20
 
 
 # ------------------------------------------------------------------------------- hostile days
