@@ -1,6 +1,6 @@
 """captionmill, the library. It knows nothing of command lines; `jobs` does.
 
-In reading order. A file imports from its own group's predecessors never, from groups above freely.
+In reading order. Nouns, rules and edges import nouns only; wiring imports anything (tests/test_layers.py).
 
     nouns    rows        what travels: Row, Picture, ChatRequest, HttpAnswer, Reply, Outcome
              errors      failures, named by what the run does next
@@ -21,13 +21,12 @@ In reading order. A file imports from its own group's predecessors never, from g
              journal     what is finished, and in which part
              parts       the dataset: schema, write, rename, read back
              folder      the run folder: paths, its one writer, run.json
-             describer   picture -> a plain sentence of what was measured in it
     wiring   checkpoint  journal first, Parquet from it
              runner      one row's journey, N rows at a time
              mill        a whole run
              report      what a run came to
              pages       the same as web pages
-             endpoint    the built-in endpoint: the chat protocol over HTTP
+    apart    endpoint/   the built-in endpoint: describer, completions, server
 """
 
 __version__ = "0.1.0"

@@ -3,8 +3,9 @@
     CaptionmillError
     ├── UsageError         wrong flags, configuration or manifest: nothing was sent          exit 2
     ├── RowError           this row cannot be answered: write it down, go on
-    ├── TransientError     the same request may well succeed: again
-    │   ├── RateLimited    ... and everybody who shares the limit waits first
+    ├── TransientError     the same request may well succeed: again; where the server names a time,
+    │   │                  everybody who shares the limit waits first
+    │   ├── RateLimited    ... everybody waits in any case; not paid for, so no attempt of the row
     │   ├── ServerBusy     ... overloaded or broken for a moment
     │   └── ConnectionLost ... no (whole) answer came back
     └── RunError           no row can be answered now: stop, resumable                       exit 3
