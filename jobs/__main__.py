@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
 import signal
 import sys
 
@@ -12,6 +11,7 @@ from pipeline import __version__
 from pipeline.errors import RunError, UsageError
 
 from . import exit_codes
+from .output import silence
 
 COMMANDS = {
     "caption": "caption a folder or a manifest; the same command again resumes",
@@ -53,7 +53,6 @@ def run_job(command: str, argv: list[str]) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, from the first moment on
         job = importlib.import_module(f"jobs.{command}")
         code = int(job.main(argv))
-        sys.stdout.flush()
     except UsageError as error:
         print(f"captionmill {command}: {error}", file=sys.stderr)
         return exit_codes.USAGE
@@ -65,12 +64,16 @@ def run_job(command: str, argv: list[str]) -> int:
         return exit_codes.INTERRUPTED
     except BrokenPipeError:
         return _output_closed()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        silence(sys.stdout)
     return code
 
 
 def _output_closed() -> int:
-    """The reader (head, less) has gone; the interpreter must not complain about it at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """The reader (head, less) has gone."""
+    silence(sys.stdout)
     return exit_codes.OUTPUT_CLOSED
 
 

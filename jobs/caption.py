@@ -11,7 +11,6 @@ last one ended.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import signal
 import sys
@@ -26,6 +25,7 @@ from pipeline.mill import Job, Mill
 
 from . import exit_codes, progress
 from .arguments import Parser, add_settings, default_run_path, read_endpoint, read_settings
+from .output import silence
 
 # what to do about it, by the kind of the error that stopped a run
 HINTS = {
@@ -141,7 +141,7 @@ async def _run(mill: Mill) -> None:
 
 def _sum_up(job: Job, mill: Mill, stopped_by: RunError | None) -> int:
     tally = mill.tally
-    left = tally.total - tally.done_before - tally.answered - tally.failed
+    left = mill.rows_left
     if not tally.attempts and not tally.failed and not left and stopped_by is None:
         _tell(f"all {tally.total:,} rows were finished before; nothing was sent")
     else:
@@ -223,8 +223,11 @@ def _tell(text: str) -> None:
 
 
 def _print(text: str, stream: TextIO | None = None) -> None:
-    with contextlib.suppress(OSError):
+    stream = stream or sys.stdout
+    try:
         print(text, file=stream, flush=True)
+    except OSError:
+        silence(stream)
 
 
 if __name__ == "__main__":

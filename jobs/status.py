@@ -54,7 +54,7 @@ def _as_text(report: RunReport) -> str:
     state = "running" if report.is_running else "finished" if not report.left else "not running, resumable"
     cost = "no price" if report.unpriced and report.cost_usd is None else f"${report.cost_usd or 0:,.6f}"
     rows = (
-        f"of {report.rows:,}"
+        f"of {report.rows:,}" + (" (--limit; the source may have more)" if report.limit else "")
         if report.answered + report.failed <= report.rows
         else f"(the source has {report.rows:,} rows now)"
     )

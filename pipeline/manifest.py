@@ -277,6 +277,7 @@ def _read_csv(path: Path) -> Iterator[Record]:
             raise UsageError(f"{path}: empty; the first line must name the columns")
         names = [name.strip() for name in header]
         _check_columns(path, names)
+        image_columns = [name for name in names if name in IMAGE_COLUMNS]
         for fields in reader:
             if not fields:
                 continue
@@ -287,7 +288,7 @@ def _read_csv(path: Path) -> Iterator[Record]:
                     " (a comma in a text needs quotes around the text)"
                 )
             columns: dict[str, Any] = dict(zip(names, fields, strict=False))
-            for name in IMAGE_COLUMNS:
+            for name in image_columns:
                 if columns.get(name, "").startswith("["):
                     columns[name] = _json_list(columns[name])
             yield Record(where, columns)
@@ -392,7 +393,7 @@ def _natural_key(name: str) -> tuple[list[str | int], str]:
 
 def _digest(row: Row) -> bytes:
     """16 bytes: 8 of the id, 8 of everything else."""
-    rest = json.dumps((row.images, row.prompt, row.extra)).encode()
+    rest = "\0".join((*row.images, row.prompt, row.extra or "")).encode("utf-8", "surrogatepass")
     return (
         hashlib.blake2b(row.id.encode(), digest_size=8).digest()
         + hashlib.blake2b(rest, digest_size=8).digest()

@@ -64,6 +64,7 @@ class Mill:
         config = job.config
         self.tally = Tally(total=survey.total)
         self.limiter = Limiter(config.tpm, config.rpm, config.burst_seconds)
+        self._is_all_done = False  # the last start ended with no row left, and the source is the same
         self.endpoint_before: str | None = None  # where an earlier start of this run sent to
         self._prices = PriceBook()
         self._checkpoint: Checkpoint | None = None
@@ -155,6 +156,12 @@ class Mill:
         self._is_interrupted = True
 
     @property
+    def rows_left(self) -> int:
+        """Rows that have neither an answer nor a failure."""
+        tally = self.tally
+        return tally.total - tally.done_before - tally.answered - tally.failed
+
+    @property
     def is_interrupted(self) -> bool:
         return self._is_interrupted
 
@@ -212,6 +219,9 @@ class Mill:
 
     async def _unfinished_rows(self) -> AsyncGenerator[list[Row]]:
         """Rows without an answer, in order. Read and looked up in a thread, some hundred at a time."""
+        if self._is_all_done:
+            self.tally.done_before = self.survey.total
+            return
         loop = asyncio.get_running_loop()
         rows = self._manifest.rows()
         thread = ThreadPoolExecutor(1, thread_name_prefix="manifest")
@@ -270,6 +280,11 @@ class Mill:
             run = self.folder.read_run()
         if self._runner is None:
             self.endpoint_before = run.get("endpoint")
+            self._is_all_done = (
+                run.get("rows_left") == 0
+                and run.get("manifest_fingerprint") == self.survey.fingerprint
+                and self._job.retry_failed is None
+            )
         config = self._job.config
         self.folder.write_run(
             {
@@ -279,6 +294,7 @@ class Mill:
                 "last_ended": None if self._runner is None else utc_now(),
                 "source": str(self._job.source.resolve()),
                 "rows": self.survey.total,
+                "rows_left": None if self._runner is None else self.rows_left,
                 "manifest_fingerprint": self.survey.fingerprint,
                 "endpoint": self._job.endpoint.name,
                 "answer_settings": config.answer_settings(),

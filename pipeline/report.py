@@ -54,6 +54,7 @@ class RunReport:
 
     path: str
     rows: int
+    limit: int | None = None  # of the last start: rows are then the first of the source
     answered: int = 0
     failed: int = 0
     is_running: bool = False
@@ -86,6 +87,7 @@ def read_report(folder: RunFolder, now: float | None = None) -> RunReport:
     """
     run = folder.read_run()
     report = RunReport(str(folder.path), run["rows"], is_running=folder.is_running())
+    report.limit = (run.get("other_settings") or {}).get("limit")
     journal = Journal(folder.journal)
     try:
         report.answered, report.failed, _ = journal.counts()
