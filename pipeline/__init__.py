@@ -11,6 +11,7 @@ In reading order. Nouns, rules and edges import nouns only; wiring imports anyth
              limiter     tokens and requests per minute: who may send now
              concurrency how many requests may be in flight, found out while running
              slots       places for them: a semaphore whose size may change
+             health      what failures say about the endpoint: go on, hold everybody, or stop
              replies     an HTTP answer -> a Reply
              faults      ... or the named error it amounts to; waits and limits a server tells
              retry       again, how often, after how long
@@ -22,6 +23,7 @@ In reading order. Nouns, rules and edges import nouns only; wiring imports anyth
              parts       the dataset: schema, write, rename, read back
              folder      the run folder: paths, its one writer, run.json
     wiring   checkpoint  journal first, Parquet from it
+             ahead       pictures prepared ahead, bounded in number and bytes
              runner      one row's journey, N rows at a time
              mill        a whole run
              report      what a run came to

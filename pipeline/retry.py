@@ -2,8 +2,8 @@
 
 Which failure is worth another attempt is in its class (see errors.py): TransientError is, the rest
 is not. A 429 was not paid for and says nothing about the row, so it has a bound of its own, far away.
-An AccountError is tried again until it repeats: relays give 401 for trouble in their database, and
-one such word should not end a night's run.
+An AccountError is tried again too, until `health` believes it: relays give 401 for trouble in their
+database, and one such word should not end a night's run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ T = TypeVar("T")
 
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 60.0
-ACCOUNT_ERRORS_TO_STOP = 3
 MOST_REFUSALS = 100
 
 
@@ -99,25 +98,3 @@ async def call(policy: AsyncRetrying, attempt: Callable[[], Awaitable[T]]) -> T:
             raise
 
     return await policy.copy()(again, refusals=_Refusals())
-
-
-class AccountWatch:
-    """Believes an AccountError when it is the third in a row, and not all of one row.
-
-    One row may be refused for its own sake in the same words (a router's moderation gives 403).
-    """
-
-    def __init__(self) -> None:
-        self._in_a_row: list[str] = []
-
-    def answered(self) -> None:
-        self._in_a_row.clear()
-
-    def refused(self, row_id: str) -> bool:
-        """True when the run should stop."""
-        self._in_a_row.append(row_id)
-        return len(self._in_a_row) >= ACCOUNT_ERRORS_TO_STOP and len(set(self._in_a_row)) > 1
-
-    def gives_up(self, row_id: str) -> bool:
-        """True when this row was refused so often, with answers to others in between or not."""
-        return self._in_a_row.count(row_id) >= ACCOUNT_ERRORS_TO_STOP

@@ -16,17 +16,18 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 
+from .ahead import Ahead
 from .concurrency import ConcurrencyController
 from .config import LimitSettings
 from .errors import AccountError, AnswerError, ConnectionLost, RateLimited, RowError, RunError, TransientError
+from .health import EndpointHealth
 from .limiter import Admission, Limiter
-from .retry import AccountWatch, backoff_seconds, call, retrying
+from .retry import backoff_seconds, call, retrying
 from .rows import (
     ChatRequest,
     Failure,
@@ -43,12 +44,8 @@ from .rows import (
 )
 from .slots import Slots
 
-MOST_BYTES_HELD = 512 * 2**20
-MOST_ROWS_AT_ONCE = 16
 MOST_ROWS_AHEAD = 64
 FAILED_EXAMPLES = 5
-FIRST_FAILURES_TO_STOP = 20
-FAILURES_TO_STOP = 50
 OVERLOAD_KINDS = frozenset({"overloaded", "saturated", "no_channel"})
 
 
@@ -85,46 +82,6 @@ class _Trace:
     pictures: tuple[Picture, ...] = ()
 
 
-@dataclass(slots=True)
-class _Ahead:
-    """Rows prepared before a worker needs them, bounded in number and in bytes.
-
-    source: what feeds it. taken: rows read from it that nobody prepares yet. at_once: how many rows the
-    next preparation is given; doubles while it takes all of them, falls back to one when it does not.
-    """
-
-    source: AsyncGenerator[list[Row]]
-    queue: asyncio.Queue[Prepared | None]
-    taken: deque[Row] = field(default_factory=deque)
-    at_once: int = 1
-    bytes_held: int = 0
-    room: asyncio.Event = field(default_factory=asyncio.Event)
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    async def next_rows(self) -> list[Row]:
-        """The next rows to prepare; none at the end."""
-        async with self.turn:
-            while self.bytes_held > MOST_BYTES_HELD:
-                self.room.clear()
-                await self.room.wait()
-            if not self.taken:
-                self.taken.extend(await anext(self.source, []))
-            return [self.taken.popleft() for _ in range(min(self.at_once, len(self.taken)))]
-
-    async def put(self, asked: list[Row], prepared: list[Prepared]) -> None:
-        self.taken.extendleft(reversed(asked[len(prepared) :]))
-        is_all = len(prepared) == len(asked)
-        self.at_once = min(self.at_once * 2, MOST_ROWS_AT_ONCE) if is_all else 1
-        for item in prepared:
-            if not isinstance(item[1], RowError):
-                self.bytes_held += sum(len(p.base64) for p in item[1])
-            await self.queue.put(item)
-
-    def release(self, pictures: tuple[Picture, ...]) -> None:
-        self.bytes_held -= sum(len(p.base64) for p in pictures)
-        self.room.set()
-
-
 class Runner:
     """Takes rows through their journey.
 
@@ -152,16 +109,14 @@ class Runner:
         )
         self._slots = Slots(self.most_in_flight_now)
         self._retrying = retrying(limits.max_retries, chance, lambda: self._is_stopping, self._will_retry)
-        self._watch = AccountWatch()
-        self._has_answer = False
-        self._unreachable_since: float | None = None
-        self._failed_in_a_row: list[str] = []  # kinds, since the last answer
-        self._shortened_pause_until = float("inf")  # inf: none since the last answer
+        self._health = EndpointHealth(
+            limits.max_wait, limits.max_outage, lambda attempt: backoff_seconds(attempt, chance)
+        )
         self._is_stopping = False
         self.stopped_by: RunError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._out: set[asyncio.Task[None]] = set()  # workers whose request is out, or being recorded
-        self._ahead: _Ahead | None = None
+        self._ahead: Ahead | None = None
 
     @property
     def in_flight(self) -> int:
@@ -175,7 +130,7 @@ class Runner:
         queue: asyncio.Queue[Prepared | None] = asyncio.Queue(
             min(self._limits.most_in_flight, MOST_ROWS_AHEAD)
         )
-        self._ahead = ahead = _Ahead(rows, queue)
+        self._ahead = ahead = Ahead(rows, queue)
         feeder = asyncio.create_task(self._feed(ahead))
         workers = [asyncio.create_task(self._work(ahead)) for _ in range(self._limits.most_in_flight)]
         self._tasks = {feeder, *workers}
@@ -226,7 +181,7 @@ class Runner:
 
     # ---- feeding
 
-    async def _feed(self, ahead: _Ahead) -> None:
+    async def _feed(self, ahead: Ahead) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._steps.prepare_at_once):
@@ -238,11 +193,11 @@ class Runner:
             for _ in range(self._limits.most_in_flight):
                 await ahead.queue.put(None)
 
-    async def _prepare(self, ahead: _Ahead) -> None:
+    async def _prepare(self, ahead: Ahead) -> None:
         while rows := await ahead.next_rows():
             await ahead.put(rows, await self._steps.prepare(rows))
 
-    async def _work(self, ahead: _Ahead) -> None:
+    async def _work(self, ahead: Ahead) -> None:
         while not self._is_stopping:
             await self._slots.take()
             trace = _Trace(self._now(), has_slot=True)
@@ -267,7 +222,8 @@ class Runner:
             self._enter()
             await self._steps.record(outcome)
             self._count(outcome)
-            self._check_for_the_same_failure(outcome)
+            if outcome.failure is not None:
+                self._health.row_failed(outcome.failure)
 
     async def _journey(
         self, row: Row, pictures: tuple[Picture, ...] | RowError, trace: _Trace
@@ -291,20 +247,10 @@ class Runner:
             try:
                 return await self._pass(request, trace)
             except ConnectionLost as error:
-                if error.kind != "cannot_connect" or not self._has_answer or self._is_stopping:
+                if self._is_stopping or not self._health.is_outage(error):
                     raise
-                self._sit_out(error)
-
-    def _sit_out(self, error: ConnectionLost) -> None:
-        """The network or the endpoint has gone: everybody holds, longer each time, up to --max-outage."""
-        now = asyncio.get_running_loop().time()
-        if self._unreachable_since is None:
-            self._unreachable_since = now
-        gone_seconds = now - self._unreachable_since
-        if gone_seconds > self._limits.max_outage:
-            raise RunError(f"{error}, for {gone_seconds:,.0f} s now", kind=error.kind) from error
-        if self._limiter.closed_seconds <= 0:
-            self._limiter.close_until(now + min(60.0, max(1.0, gone_seconds / 2)))
+                if self._limiter.closed_seconds <= 0:
+                    self._hold(self._health.sit_out(error, self._now_in_loop()))
 
     async def _pass(self, request: ChatRequest, trace: _Trace) -> Reply:
         """Once through the gates, one POST."""
@@ -347,11 +293,7 @@ class Runner:
         trace.endpoint = answer.endpoint
         self._limiter.hear(admission, *self._steps.report(answer))
         reply = self._steps.read(answer)
-        self._has_answer = True
-        self._unreachable_since = None
-        self._shortened_pause_until = float("inf")
-        self._watch.answered()
-        self._failed_in_a_row.clear()
+        self._health.answered()
         if self.concurrency is not None:
             self.concurrency.answered(trace.latency_seconds, self.in_flight)
         self._steps.learn(request.estimate, reply.usage)
@@ -361,40 +303,17 @@ class Runner:
 
     def _react(self, error: AnswerError, trace: _Trace) -> None:
         """What a failed attempt means for the others."""
-        is_unreachable = isinstance(error, ConnectionLost) and error.kind == "cannot_connect"
-        if isinstance(error, AccountError) or (is_unreachable and not self._has_answer):
-            if self._watch.refused(trace.row_id):
-                raise RunError(str(error), kind=error.kind, http_status=error.http_status) from error
-            if self._watch.gives_up(trace.row_id):
-                raise RowError(str(error), kind=error.kind, http_status=error.http_status) from error
-        if isinstance(error, RateLimited):
-            self.tally.rate_limited += 1
-        is_overload = self._is_overload(error)
+        now, is_overload = self._now_in_loop(), self._is_overload(error)
         if self.concurrency is not None and is_overload:
-            self.concurrency.overloaded(asyncio.get_running_loop().time())
-        if isinstance(error, TransientError):
-            asked = error.retry_after_seconds
-            if asked is None and (is_overload or isinstance(error, RateLimited)):
-                asked = backoff_seconds(trace.attempts, self._chance)
-            if asked is not None:
-                self._pause(asked, error, trace)
+            self.concurrency.overloaded(now)
+        self.tally.rate_limited += isinstance(error, RateLimited)
+        self._hold(
+            self._health.attempt_failed(error, trace.row_id, trace.attempts, trace.sent_at, now, is_overload)
+        )
 
-    def _pause(self, asked_seconds: float, error: TransientError, trace: _Trace) -> None:
-        """Everybody holds for as long as the server asked, at most --max-wait. Raises RunError where a
-        request that was sent after such a shortened pause is told to wait too long again."""
-        now = asyncio.get_running_loop().time()
-        longest = self._limits.max_wait
-        if asked_seconds > longest:
-            if trace.sent_at >= self._shortened_pause_until:
-                raise RunError(
-                    f"{error} (it asks to wait {asked_seconds:,.0f} s; --max-wait is {longest:,.0f} s, and that"
-                    " was waited)",
-                    kind="asked_to_wait",
-                    http_status=error.http_status,
-                ) from error
-            if self._shortened_pause_until == float("inf"):
-                self._shortened_pause_until = now + longest
-        self._limiter.close_until(now + min(asked_seconds, longest))
+    def _hold(self, seconds: float) -> None:
+        if seconds > 0:
+            self._limiter.close_until(self._now_in_loop() + seconds)
 
     def _is_overload(self, error: AnswerError) -> bool:
         """Whether fewer requests at once would help. A 429 for a limit that is known is the limiter's."""
@@ -403,6 +322,10 @@ class Runner:
         return (
             isinstance(error, RateLimited) and self._limiter.tokens is None and self._limiter.requests is None
         )
+
+    @staticmethod
+    def _now_in_loop() -> float:
+        return asyncio.get_running_loop().time()
 
     def _will_retry(self, _error: BaseException) -> None:
         self.tally.retries += 1
@@ -434,23 +357,6 @@ class Runner:
             endpoint=trace.endpoint,
             cost_usd=None if cost is None else format(cost, "f"),
         )
-
-    def _check_for_the_same_failure(self, outcome: Outcome) -> None:
-        """Raises RunError where row after row fails for a reason that is hardly the rows'.
-
-        Pictures that can't be read do not count: they cost nothing, and a folder may hold many.
-        """
-        failure = outcome.failure
-        if failure is None or failure.kind.startswith("image_"):
-            return
-        self._failed_in_a_row.append(failure.kind)
-        most = FAILURES_TO_STOP if self._has_answer else FIRST_FAILURES_TO_STOP
-        if len(self._failed_in_a_row) >= most:
-            raise RunError(
-                f"{most} rows in a row failed, the last with: {failure.message}",
-                kind=failure.kind,
-                http_status=failure.http_status,
-            )
 
     def _count(self, outcome: Outcome) -> None:
         tally = self.tally

@@ -8,9 +8,20 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 NOUNS = {"rows", "errors", "config", "sniff"}
-RULES = {"request", "tokens", "limiter", "concurrency", "slots", "replies", "faults", "retry", "prices"}
+RULES = {
+    "request",
+    "tokens",
+    "limiter",
+    "concurrency",
+    "slots",
+    "health",
+    "replies",
+    "faults",
+    "retry",
+    "prices",
+}
 EDGES = {"manifest", "images", "chat", "journal", "parts", "folder"}
-WIRING = {"checkpoint", "runner", "mill", "report", "pages"}
+WIRING = {"ahead", "checkpoint", "runner", "mill", "report", "pages"}
 ENDPOINT = {"endpoint.describer", "endpoint.completions", "endpoint.server"}
 
 MAY_IMPORT = (

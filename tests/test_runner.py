@@ -418,7 +418,7 @@ def test_unused_reservations_are_given_back():
 
 def test_prepared_bytes_are_bounded_and_given_back(monkeypatch):
     """With room for five pictures no more than that (and what is just being prepared) is held, and all get through."""
-    monkeypatch.setattr("pipeline.runner.MOST_BYTES_HELD", 5 * len(PICTURE.base64))
+    monkeypatch.setattr("pipeline.ahead.MOST_BYTES_HELD", 5 * len(PICTURE.base64))
     bench = Bench(ScriptedChat(always(good()), latency_seconds=1), 200, concurrency=32)
     most = 0
     record = bench.record
