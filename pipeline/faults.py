@@ -77,7 +77,6 @@ RULES: tuple[Rule, ...] = (
     Rule(("rate_limit", "slow_down", "resource_exhausted", "请求数限制", "token rate limit", "too many requests"),
          None, "any", RateLimited, "rate_limited"),
     Rule(("overloaded", "server_is_overloaded", "server busy"), None, "any", ServerBusy, "overloaded"),
-    Rule(("unavailable",), 503, "any", ServerBusy, "overloaded"),
 )
 
 BY_STATUS: Mapping[int, tuple[type[AnswerError], str]] = {

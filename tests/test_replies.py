@@ -122,6 +122,16 @@ def test_reset_values(text, seconds):
     assert faults.parse_seconds(text, now) == pytest.approx(seconds)
 
 
+def test_a_gateways_page_is_no_overload():
+    """nginx's 503 page says nothing about load: the row tries again, nobody else is held up for it."""
+    page = b"<html><h1>503 Service Temporarily Unavailable</h1></html>"
+    assert faults.read_error(HttpAnswer(503, {}, page)).kind == "server_error"
+    busy = json.dumps(
+        {"error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}}
+    )
+    assert faults.read_error(HttpAnswer(503, {}, busy.encode())).kind == "overloaded"
+
+
 def test_a_relays_limits_are_not_trusted():
     """Its x-ratelimit headers describe one of many upstream keys: left out, unless told otherwise."""
     headers = {"x-ratelimit-limit-tokens": "30000", "x-ratelimit-remaining-tokens": "29000"}
