@@ -13,13 +13,14 @@ import os
 import re
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic import ValidationError
 
 from pipeline.chat import Endpoint, chat_completions_url
-from pipeline.config import GROUPS, RunConfig
+from pipeline.config import GROUPS, EndpointEntry, RunConfig
 from pipeline.errors import UsageError
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
@@ -105,18 +106,36 @@ def read_settings(arguments: argparse.Namespace) -> RunConfig:
         raise UsageError("\n".join(lines)) from None
 
 
-def read_endpoint(config: RunConfig) -> Endpoint:
-    """Address and key, from the settings and the environment. Raises UsageError where the key is missing."""
-    base_url = config.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
-    key = os.environ.get(config.api_key_env, "").strip() or None
+def read_endpoints(config: RunConfig) -> tuple[Endpoint, ...]:
+    """Address and key of each endpoint, from the settings and the environment.
+
+    Raises UsageError where a key is missing.
+    """
+    entries = config.endpoints()
+    endpoints = [_read_endpoint(entry) for entry in entries]
+    names = [endpoint.name for endpoint in endpoints]
+    for number, (endpoint, entry) in enumerate(zip(endpoints, entries, strict=True)):
+        if names.count(endpoint.name) > 1:
+            label = next(
+                label
+                for label in (entry.api_key_env, f"{entry.api_key_env}, {entry.model}", f"entry {number + 1}")
+                if label not in {e.label for e in endpoints[:number]}
+            )
+            endpoints[number] = replace(endpoint, label=label)
+    return tuple(endpoints)
+
+
+def _read_endpoint(entry: EndpointEntry) -> Endpoint:
+    base_url = entry.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
+    key = os.environ.get(entry.api_key_env, "").strip() or None
     endpoint = Endpoint(chat_completions_url(base_url), key)
     if key is None and not endpoint.is_local:
         raise UsageError(
-            f"no key: set the variable {config.api_key_env} to the key for {endpoint.name}"
-            " (or name another variable with --api-key-env)"
+            f"no key: set the variable {entry.api_key_env} to the key for {endpoint.name}"
+            " (or name another variable with --api-key-env, or api_key_env in its [[endpoint]])"
         )
     if key is not None and not (key.isascii() and key.isprintable()):
-        raise UsageError(f"the key in {config.api_key_env} has characters that no key has")
+        raise UsageError(f"the key in {entry.api_key_env} has characters that no key has")
     return endpoint
 
 
@@ -187,23 +206,44 @@ def _read_prompt(path: Path) -> str:
 
 def _explain(error: Any, flags: dict[str, Any], file_path: Path | None) -> str:
     """One pydantic error as one line for the user."""
-    name = str(error["loc"][0])
+    location = error["loc"]
+    if not location:  # about several settings together
+        return str(error["msg"]).removeprefix("Value error, ")
+    fields, where = RunConfig.model_fields, ""
+    if len(location) > 2 and location[0] == "endpoint":
+        fields, name = EndpointEntry.model_fields, str(location[2])
+        where = _line_in_entry(name, location[1], file_path)
+    else:
+        name = str(location[0])
+        where = f"--{name.replace('_', '-')}" if name in flags else _line_of(name, file_path)
     flag = f"--{name.replace('_', '-')}"
-    if error["type"] == "missing":
+    if error["type"] == "missing" and name == location[0]:
         return f"{flag} is needed, for example {flag} gpt-4o"
-    where = flag if name in flags else _line_of(name, file_path)
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, [*RunConfig.model_fields, "prompt_file"], 1)
+    if error["type"] == "extra_forbidden" and name not in fields:
+        near = difflib.get_close_matches(name, [*fields, "prompt_file"], 1)
         return f"{where}: no setting of this name" + (f"; did you mean {near[0]}?" if near else "")
     message = error["msg"].removeprefix("Value error, ")
-    allowed = RunConfig.model_fields[name].description
-    return f"{where}: {message} (got {error['input']!r:.60}; {allowed})"
+    return f"{where}: {message} (got {error['input']!r:.60}; {fields[name].description})"
+
+
+def _line_in_entry(name: str, number: int, path: Path | None) -> str:
+    """Where `name` stands in the [[endpoint]] of this number, counted from 0."""
+    assert path is not None  # noqa: S101  entries come only from a file
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    starts = [n for n, line in enumerate(lines) if re.match(r"\s*\[\[\s*endpoint\s*\]\]", line)]
+    start = starts[number] if number < len(starts) else 0
+    found = _find_key(name, lines[start:])
+    return f"{path}:{start + (found or 1)}: {name} of endpoint {number + 1}"
 
 
 def _line_of(name: str, path: Path | None) -> str:
     if path is None:
         return name
-    pattern = re.compile(rf"""^\s*(\[\[?\s*)?["']?{re.escape(name)}["']?\s*[.=\]]""")
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    number = next((n for n, line in enumerate(lines, 1) if pattern.match(line)), None)
+    number = _find_key(name, path.read_text(encoding="utf-8-sig").splitlines())
     return f"{path}:{number}: {name}" if number else f"{path}: {name}"
+
+
+def _find_key(name: str, lines: list[str]) -> int | None:
+    """The line, counted from 1, in which a key or a table of this name begins."""
+    pattern = re.compile(rf"""^\s*(\[\[?\s*)?["']?{re.escape(name)}["']?\s*[.=\]]""")
+    return next((n for n, line in enumerate(lines, 1) if pattern.match(line)), None)

@@ -24,7 +24,7 @@ from pipeline.journal import Journal
 from pipeline.mill import Job, Mill
 
 from . import exit_codes, progress
-from .arguments import Parser, add_settings, default_run_path, read_endpoint, read_settings
+from .arguments import Parser, add_settings, default_run_path, read_endpoints, read_settings
 from .output import silence
 
 # what to do about it, by the kind of the error that stopped a run
@@ -80,7 +80,7 @@ def _job(arguments: Namespace) -> Job:
         source=source,
         run_path=arguments.output or default_run_path(source),
         config=config,
-        endpoint=read_endpoint(config),
+        endpoints=read_endpoints(config),
         retry_failed=None if kinds is None else frozenset(k.strip() for k in kinds.split(",") if k.strip()),
         is_moved=arguments.moved,
     )
@@ -114,9 +114,11 @@ def _tell_what_was_found(job: Job, mill: Mill) -> None:
         )
     if survey.own_prompts and job.config.prompt != DEFAULT_PROMPT:
         _tell(f"{survey.own_prompts} rows have a prompt of their own; --prompt is for the others")
-    if mill.endpoint_before not in (None, job.endpoint.name):
-        _tell(f"this run was at {mill.endpoint_before} before")
-    _tell(f"{survey.total:,} rows for {job.config.model} at {job.endpoint.name}")
+    names = [endpoint.name for endpoint in job.endpoints]
+    if mill.endpoints_before not in (None, names):
+        _tell(f"this run was at {', '.join(mill.endpoints_before or ())} before")
+    models = " and ".join(dict.fromkeys(channel.model for channel in mill.channels))
+    _tell(f"{survey.total:,} rows for {models} at {' and '.join(names)}")
 
 
 async def _run(mill: Mill) -> None:
@@ -133,7 +135,7 @@ async def _run(mill: Mill) -> None:
         loop.add_signal_handler(number, on_signal)
     showing = asyncio.create_task(progress.show(mill))
     try:
-        await mill.run()
+        await mill.run(_tell)
     finally:
         showing.cancel()
         await asyncio.gather(showing, return_exceptions=True)
@@ -154,7 +156,7 @@ def _sum_up(job: Job, mill: Mill, stopped_by: RunError | None) -> int:
     for example in tally.failed_examples:
         _tell(f"  failed: {example}")
     if stopped_by is not None:
-        return _stopped(job, stopped_by, left)
+        return _stopped(job, mill, stopped_by, left)
     failed = _count_failed(mill)
     if failed:
         kinds = ", ".join(f"{count} {kind}" for kind, count in tally.failures_by_kind.items())
@@ -176,13 +178,14 @@ def _sum_up(job: Job, mill: Mill, stopped_by: RunError | None) -> int:
     return exit_codes.SOME_FAILED if failed else exit_codes.ANSWERED
 
 
-def _stopped(job: Job, stopped_by: RunError, left: int) -> int:
+def _stopped(job: Job, mill: Mill, stopped_by: RunError, left: int) -> int:
     _tell(f"stopped: {stopped_by}")
-    hint = HINTS.get(stopped_by.kind, "").format(
-        key_env=job.config.api_key_env, endpoint=job.endpoint.url.partition("?")[0]
-    )
-    if hint:
-        _tell(f"  {hint}")
+    for endpoint, entry, channel in zip(job.endpoints, job.config.endpoints(), mill.channels, strict=True):
+        error = channel.put_aside or stopped_by
+        if hint := HINTS.get(error.kind):
+            _tell("  " + hint.format(key_env=entry.api_key_env, endpoint=endpoint.url.partition("?")[0]))
+        if channel.put_aside is None:
+            break
     _tell(
         f"{left:,} rows are left; every recorded answer is saved. Once that is mended, the same command goes on"
     )

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     config = RunConfig(model="gpt-4o", max_tokens=120, tpm=300_000)
     with serving(EndpointSettings(tokens_per_minute=300_000, latency_seconds=0.2)) as base_url:
         endpoint = Endpoint(chat_completions_url(base_url), "demo-key")
-        code = caption.run(Job(SAMPLES, run_path, config, endpoint))
+        code = caption.run(Job(SAMPLES, run_path, config, (endpoint,)))
     folder = RunFolder(run_path)
     print()
     _print_answers(folder)

@@ -51,18 +51,26 @@ def line(mill: Mill) -> str:
 
 
 def _facts(mill: Mill) -> str:
-    tally, limiter = mill.tally, mill.limiter
-    facts = []
-    used = limiter.used_last_minute()
-    if used is not None and limiter.tokens is not None:
-        facts.append(f"{used:,.0f}/{limiter.tokens.limit_per_minute:,.0f} tok/min")
-    if tally.cost_usd is not None:
-        facts.append(f"${tally.cost_usd:.4f}")
+    tally = mill.tally
+    facts = [_tokens(mill), f"${tally.cost_usd:.4f}" if tally.cost_usd is not None else ""]
     facts.append(f"{mill.in_flight}/{mill.most_in_flight_now} out")
     if tally.retries:
         facts.append(f"{tally.retries} retries")
     if tally.failed:
         facts.append(f"{tally.failed} failed")
-    if (paused := limiter.closed_seconds) > 0:
-        facts.append(f"paused {paused:.0f} s")
-    return ", ".join(facts)
+    now = asyncio.get_running_loop().time()
+    closed = [c.closed_seconds(now) for c in mill.channels if c.put_aside is None]
+    if closed and (seconds := min(closed)) > 0:
+        facts.append(f"paused {seconds:.0f} s")
+    if aside := sum(c.put_aside is not None for c in mill.channels):
+        facts.append(f"{aside} of {len(mill.channels)} endpoints put aside")
+    return ", ".join(filter(None, facts))
+
+
+def _tokens(mill: Mill) -> str:
+    """Tokens of the last minute against the limits, over all endpoints that have one."""
+    now = asyncio.get_running_loop().time()
+    allowances = [c.limiter.tokens for c in mill.channels if c.put_aside is None and c.limiter.tokens]
+    used = sum(a.used_last_minute(now) for a in allowances)
+    limit = sum(a.limit_per_minute for a in allowances)
+    return f"{used:,.0f}/{limit:,.0f} tok/min" if allowances else ""

@@ -30,16 +30,21 @@ _LOOPBACK = ("localhost", "127.", "[::1]", "::1")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where requests go. key: None where the endpoint asks for none (Ollama, vLLM)."""
+    """Where requests go. key: None where the endpoint asks for none (Ollama, vLLM).
+
+    label: what tells it from another at the same address; empty where there is none.
+    """
 
     url: str
     key: str | None = field(repr=False)
+    label: str = ""
 
     @property
     def name(self) -> str:
         """Host and path, for the `endpoint` column: no query, no credentials."""
         parts = urlsplit(self.url)
-        return parts.netloc.rpartition("@")[2] + parts.path
+        name = parts.netloc.rpartition("@")[2] + parts.path
+        return f"{name} ({self.label})" if self.label else name
 
     def scrub(self, text: str) -> str:
         """Text without the key, whoever put it there."""
@@ -127,7 +132,7 @@ class ChatClient:
         data = body if len(body) < _ONE_PIECE_BYTES else io.BytesIO(body)
         try:
             async with self._session.post(self._endpoint.url, data=data, allow_redirects=False) as response:
-                return HttpAnswer(response.status, response.headers, await _read(response), self._name)
+                return HttpAnswer(response.status, response.headers, await _read(response))
         except aiohttp.ClientConnectorCertificateError as error:
             raise AccountError(
                 f"{self._name}: the certificate is not trusted ({error.certificate_error})", kind="tls"

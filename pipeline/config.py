@@ -6,9 +6,21 @@ run refuses it; everything else may differ at each start.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    field_validator,
+    model_validator,
+)
+
+# settings of the one endpoint; where there are several, each entry has them
+_OF_AN_ENDPOINT = ("base_url", "api_key_env", "tpm", "rpm", "concurrency")
 
 DEFAULT_PROMPT = "Describe this image in one or two sentences."
 
@@ -32,6 +44,10 @@ API_ORDER = (
 )
 
 PositiveInt = Annotated[int, Field(gt=0, le=10**9)]
+# the word auto is None: told by the server or found out while running
+_Auto = BeforeValidator(lambda value: None if value == "auto" else value)
+Rate = Annotated[PositiveInt | None, _Auto]
+Concurrency = Annotated[Annotated[int, Field(ge=1, le=4096)] | None, _Auto]
 
 
 class Group(BaseModel):
@@ -111,10 +127,14 @@ class ImageSettings(Group):
 class LimitSettings(Group):
     """How fast, how often, how long."""
 
-    tpm: PositiveInt | None = Field(None, description="tokens per minute; unset: what the server reports")
-    rpm: PositiveInt | None = Field(None, description="requests per minute; unset: what the server reports")
-    concurrency: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
-        "auto", description="requests in flight at once, a number, or auto: found out while running"
+    tpm: Rate = Field(
+        None, description="tokens per minute, a number, or auto: told by the server or found out [auto]"
+    )
+    rpm: Rate = Field(
+        None, description="requests per minute, a number, or auto: told by the server or found out [auto]"
+    )
+    concurrency: Concurrency = Field(
+        None, description="requests in flight at once, a number, or auto: found out while running [auto]"
     )
     max_concurrency: int = Field(256, ge=1, le=4096, description="what auto never exceeds")
     burst_seconds: float = Field(
@@ -143,11 +163,6 @@ class LimitSettings(Group):
     )
     connect_timeout: float = Field(15.0, gt=0, le=3600, description="seconds to open a connection")
 
-    @property
-    def most_in_flight(self) -> int:
-        """Requests that may ever be out at once: what a kill -9 may cost."""
-        return self.max_concurrency if self.concurrency == "auto" else self.concurrency
-
 
 class EndpointSettings(Group):
     """Who is asked. The key itself is never a setting, only the name of its variable."""
@@ -171,13 +186,71 @@ class RunSettings(Group):
     )
 
 
-class RunConfig(ChatSettings, ImageSettings, LimitSettings, EndpointSettings, RunSettings):
+class Price(Group):
+    """Dollars per million tokens. cached: None where cached tokens cost as much as others."""
+
+    input: Decimal = Field(ge=0, le=10**6)
+    output: Decimal = Field(ge=0, le=10**6)
+    cached: Decimal | None = Field(None, ge=0, le=10**6)
+
+
+class EndpointEntry(Group):
+    """One [[endpoint]] of the TOML: an address with a key, its limits, price and share of the rows.
+
+    base_url, model: None for those of the run. price: None for the price table.
+    """
+
+    base_url: str | None = Field(None, description="the endpoint's address")
+    api_key_env: str = Field("OPENAI_API_KEY", description="NAME of the variable with its key")
+    model: str | None = Field(None, min_length=1, description="what the model is called there")
+    tpm: Rate = Field(None, description="tokens per minute there, a number or auto")
+    rpm: Rate = Field(None, description="requests per minute there, a number or auto")
+    concurrency: Concurrency = Field(None, description="requests in flight there, a number or auto")
+    price: Price | None = Field(
+        None, description="{ input = 2.5, output = 10.0 }, dollars per million tokens"
+    )
+    weight: float = Field(
+        1.0, ge=0, le=1000, description="share where several have room; 0: only when no other has"
+    )
+
+
+class SeveralEndpoints(Group):
+    """Endpoints that work on one run together. Only in the TOML."""
+
+    endpoint: tuple[EndpointEntry, ...] = Field((), description="[[endpoint]] entries")
+
+
+class RunConfig(ChatSettings, ImageSettings, LimitSettings, EndpointSettings, RunSettings, SeveralEndpoints):
     """All settings of one start, flat: the names of flags and of TOML keys."""
+
+    @model_validator(mode="after")
+    def _one_place_for_limits(self) -> Self:
+        """A limit beside the entries could mean each of them or their sum: a surprise on the invoice."""
+        given = [n for n in _OF_AN_ENDPOINT if getattr(self, n) != RunConfig.model_fields[n].get_default()]
+        if self.endpoint and given:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ValueError(f"{names}: with [[endpoint]] entries each has its own; set it there")
+        return self
+
+    def endpoints(self) -> tuple[EndpointEntry, ...]:
+        """Who is asked, at least one, with what an entry leaves out filled in from the run."""
+        if not self.endpoint:
+            return (EndpointEntry(**{name: getattr(self, name) for name in ("model", *_OF_AN_ENDPOINT)}),)
+        return tuple(
+            entry if entry.model else entry.model_copy(update={"model": self.model})
+            for entry in self.endpoint
+        )
 
     def answer_settings(self) -> dict[str, Any]:
         """The settings that a resumed run must not change, JSON-ready, only those that are set."""
         names = set(ChatSettings.model_fields) | set(ImageSettings.model_fields)
         return self.model_dump(mode="json", include=names, exclude_none=True)
+
+    def other_settings(self) -> dict[str, Any]:
+        """The rest, JSON-ready, without addresses: one may hold a token."""
+        exclude: dict[str, Any] = {"base_url": True, "endpoint": {"__all__": {"base_url"}}}
+        exclude |= dict.fromkeys(self.answer_settings(), True)
+        return self.model_dump(mode="json", exclude=exclude, exclude_none=True)
 
 
 GROUPS: tuple[tuple[str, type[Group]], ...] = (

@@ -1,33 +1,49 @@
-"""What answers and failures say about the endpoint: go on, hold everybody for a while, or stop. Pure.
+"""What answers and failures say about an endpoint: go on, hold everybody for a while, or give it up. Pure.
 
 One row's failure is its own matter (see retry.py); here it is asked what it means for all the others.
 
     429, or a server that names a time      everybody holds: as long as it asks, at most max_wait
-    ... and asks for more than that again   stop
-    nobody can be reached, once it worked   everybody holds, longer each time; after max_outage stop
-    key, money, model refused three times   stop; but all for one row: that row fails
+    ... and asks for more than that again   give it up
+    five attempts in a row broke, or        it rests, longer each time; after a rest one request goes
+    nobody is there, once it worked         ahead alone (a probe). After max_outage: give it up
+    key, money, model refused three times   give it up; but all for one row: that row fails
     in a row
-    row after row fails alike               stop: 20 at the start, 50 later; pictures do not count
+    row after row fails alike               give it up: 20 at the start, 50 later; pictures do not count
+
+Giving up the last endpoint stops the run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from .errors import AccountError, AnswerError, ConnectionLost, RateLimited, RowError, RunError, TransientError
+from .errors import (
+    AccountError,
+    AnswerError,
+    ConnectionLost,
+    RateLimited,
+    RowError,
+    RunError,
+    ServerBusy,
+    TransientError,
+)
 from .rows import Failure
 
 ACCOUNT_ERRORS_TO_STOP = 3
 FIRST_FAILURES_TO_STOP = 20
 FAILURES_TO_STOP = 50
-LONGEST_HOLD_SECONDS = 60.0
+BROKEN_TO_REST = 5
+LONGEST_REST_SECONDS = 60.0
+# nothing but failures from the first request on is a wrong address more often than an outage
+FIRST_OUTAGE_SECONDS = 120.0
 
 
 class EndpointHealth:
     """State of one endpoint over a run.
 
-    max_wait_seconds: longest pause that is granted. max_outage_seconds: how long nobody may be reached.
+    max_wait_seconds: longest pause that is granted. max_outage_seconds: how long it may be gone.
     backoff: seconds to hold after a row's n-th attempt where the server names no time.
+    resting_until: nothing is sent before. is_probing: one request at a time, until an answer comes.
     All `now` and `sent_at` are of one monotonic clock.
     """
 
@@ -38,9 +54,13 @@ class EndpointHealth:
         self._max_outage_seconds = max_outage_seconds
         self._backoff = backoff
         self.has_answered = False
+        self.resting_until = float("-inf")
+        self.is_probing = False
+        self._rested_at = float("-inf")  # when the last rest began
         self._refused_rows: list[str] = []  # since the last answer, like the rest below
+        self._broken_rows: list[str] = []
         self._failed_rows = 0
-        self._unreachable_since: float | None = None
+        self._down_since: float | None = None
         self._shortened_pause_until: float | None = None
 
     def answered(self) -> None:
@@ -48,31 +68,26 @@ class EndpointHealth:
         self.has_answered = True
         self._refused_rows.clear()
         self._failed_rows = 0
-        self._unreachable_since = None
         self._shortened_pause_until = None
+        self._is_there()
 
     def is_outage(self, error: AnswerError) -> bool:
         """Whether the request never got to an endpoint that once answered: no attempt was made."""
         return self.has_answered and _is_unreachable(error)
-
-    def sit_out(self, error: AnswerError, now: float) -> float:
-        """Seconds for which everybody holds in an outage. Raises RunError where it has lasted too long."""
-        if self._unreachable_since is None:
-            self._unreachable_since = now
-        gone_seconds = now - self._unreachable_since
-        if gone_seconds > self._max_outage_seconds:
-            raise RunError(f"{error}, for {gone_seconds:,.0f} s now", kind=error.kind) from error
-        return min(LONGEST_HOLD_SECONDS, max(1.0, gone_seconds / 2))
 
     def attempt_failed(
         self, error: AnswerError, row_id: str, attempt: int, sent_at: float, now: float, is_overload: bool
     ) -> float:
         """Seconds for which everybody holds; 0 for none.
 
-        Raises RunError where the run should stop, RowError where this row is to be given up.
+        Raises RunError where the endpoint is to be given up, RowError where this row is.
         """
         if isinstance(error, AccountError) or (_is_unreachable(error) and not self.has_answered):
             self._refused(error, row_id)
+        if isinstance(error, ServerBusy | ConnectionLost):
+            self._broke(error, row_id, sent_at, now)
+        else:
+            self._is_there()
         if not isinstance(error, TransientError):
             return 0.0
         asked = error.retry_after_seconds
@@ -101,6 +116,36 @@ class EndpointHealth:
             raise RunError(str(error), kind=error.kind, http_status=error.http_status) from error
         if self._refused_rows.count(row_id) >= ACCOUNT_ERRORS_TO_STOP:  # a router's moderation, say
             raise RowError(str(error), kind=error.kind, http_status=error.http_status) from error
+
+    # ---- the circuit breaker
+
+    def _is_there(self) -> None:
+        """It said something of its own, be it a refusal."""
+        self._broken_rows.clear()
+        self._down_since = None
+        self.is_probing = False
+        self.resting_until = float("-inf")
+
+    def _broke(self, error: AnswerError, row_id: str, sent_at: float, now: float) -> None:
+        if sent_at <= self._rested_at:  # it was out already: no news
+            return
+        if self._down_since is None:
+            self._down_since = now
+        self._broken_rows.append(row_id)
+        is_broken = len(self._broken_rows) >= BROKEN_TO_REST and len(set(self._broken_rows)) > 1
+        if is_broken or self.is_probing or self.is_outage(error):
+            self._rest(error, now, now - self._down_since)
+
+    def _rest(self, error: AnswerError, now: float, gone_seconds: float) -> None:
+        most = self._max_outage_seconds
+        if gone_seconds > (most if self.has_answered else min(most, FIRST_OUTAGE_SECONDS)):
+            raise RunError(
+                f"{error}, for {gone_seconds:,.0f} s now", kind=error.kind, http_status=error.http_status
+            ) from error
+        self._rested_at = now
+        self.resting_until = now + min(LONGEST_REST_SECONDS, max(1.0, gone_seconds / 2))
+        self.is_probing = True
+        self._broken_rows.clear()
 
     def _shorten(self, error: AnswerError, asked: float, sent_at: float, now: float) -> None:
         """The first time wait as long as allowed; a request sent after that may not be told so again."""

@@ -1,4 +1,4 @@
-"""Who may send now: tokens per minute and requests per minute. Asks only the event loop for time.
+"""How much may be sent now: tokens per minute and requests per minute. Pure: `now` comes in from outside.
 
 Theory of operation
 -------------------
@@ -20,14 +20,18 @@ remaining + max(0, refill(L) - A). Our own account is kept while it lies between
 to the nearer end where it does not: a server that charges less than we reserve raises it, other users
 of the key lower it.
 
-First in, first out: who waits for tokens waits at a lock, so a large request is not overtaken by
-small ones. A request above the bucket but within the minute takes a full bucket and leaves a debt.
-A request above the whole minute can never be sent and fails at once.
+What a server charges need not be what it reports as used (OpenAI takes max_tokens and a flat amount a
+picture up front). Where it takes more than we reserve, its level falls faster than ours: over five
+seconds and more the ratio of the two falls is the charge for a reserved token, and from then on that
+much is reserved. Where it takes less, the reports raise our level; nothing need be learned.
+
+A request above the bucket but within the minute takes a full bucket and leaves a debt. A request
+above the whole minute can never be sent and fails at once. Who waits, and in which order, is the
+gate's matter (see gate.py).
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from dataclasses import dataclass
 
@@ -39,6 +43,9 @@ WINDOW_SECONDS = 60.0
 MARGIN_SECONDS = 0.02
 # a request granted so recently may not have reached the server when it wrote its report
 TRANSIT_SECONDS = 0.25
+CHARGE_SECONDS = 5.0
+MOST_CHARGE = 20.0
+FULL_SHARE = 0.95  # a bucket that full may have lost refill: nothing can be measured by it
 # floats: a wait of less than this is no wait (a loop could spin on 1e-15 missing tokens)
 EPSILON = 1e-9
 
@@ -57,6 +64,15 @@ class _Entry:
 
 
 @dataclass(slots=True, eq=False)
+class _Mark:
+    """What a server had left at a time, and what had been granted by then."""
+
+    time: float
+    remaining: float
+    granted_total: float
+
+
+@dataclass(slots=True, eq=False)
 class Grant:
     """What one admission took from one allowance. amount shrinks or grows when it is settled."""
 
@@ -72,7 +88,8 @@ class Allowance:
     def __init__(self, limit_per_minute: float, burst_seconds: float) -> None:
         self.configured = float(limit_per_minute)
         self.limit_per_minute = self.configured  # lower while the server says so
-        self._burst = max(self.rate_per_second * burst_seconds, EPSILON)
+        self.pace: float | None = None  # lower still while the server refuses at the limit (see pace.py)
+        self._burst_seconds = burst_seconds
         self._level = (
             0.0  # nobody knows what the quota holds at the start; a burst into an empty one is a storm
         )
@@ -81,21 +98,39 @@ class Allowance:
         self._window: deque[_Entry] = deque()
         self._window_sum = 0.0
         self.is_heard = False
+        self._mark: _Mark | None = None
+        self._charges: deque[float] = deque(maxlen=3)  # measured: what a reserved token costs there
 
     def __repr__(self) -> str:
         state = "heard" if self.is_heard else "unheard"
         return (
-            f"<Allowance {self.limit_per_minute:g}/min {state} level={self._level:.1f}"
+            f"<Allowance {self.rate_per_second * WINDOW_SECONDS:g}/min {state} level={self._level:.1f}"
             f" last_minute={self._window_sum:.1f}>"
         )
 
     @property
     def rate_per_second(self) -> float:
-        return self.limit_per_minute / WINDOW_SECONDS
+        """What flows into the bucket."""
+        limit = self.limit_per_minute if self.pace is None else min(self.limit_per_minute, self.pace)
+        return limit / WINDOW_SECONDS
 
     @property
     def _capacity(self) -> float:
-        return self.limit_per_minute if self.is_heard else self._burst
+        return (
+            self.limit_per_minute
+            if self.is_heard
+            else max(self.rate_per_second * self._burst_seconds, EPSILON)
+        )
+
+    def set_pace(self, now: float, pace: float | None) -> None:
+        """Tokens per minute from now on; None for the limit itself."""
+        self._advance(now)
+        self.pace = pace
+
+    @property
+    def charge(self) -> float:
+        """What the server takes for a token that we reserve; 1 and more."""
+        return max(1.0, *self._charges) if self._charges and self.is_heard else 1.0
 
     def used_last_minute(self, now: float) -> float:
         self._advance(now)
@@ -104,6 +139,7 @@ class Allowance:
     def wait_seconds(self, now: float, amount: float) -> float:
         """Seconds until `amount` may be taken; 0 when now."""
         self._advance(now)
+        amount *= self.charge
         margin = self.rate_per_second * MARGIN_SECONDS if self.is_heard else 0.0
         need = min(amount + margin, self._capacity)  # the rest becomes a debt
         wait = (need - self._level) / self.rate_per_second
@@ -113,6 +149,7 @@ class Allowance:
 
     def take(self, now: float, amount: float) -> Grant:
         self._advance(now)
+        amount *= self.charge
         self._level -= amount
         self._granted_total += amount
         self._window_sum += amount
@@ -152,8 +189,20 @@ class Allowance:
             return
         at_least = remaining - max(granted - refilled, self._on_their_way(now, grant))
         self._level = min(max(self._level, at_least), at_most) if self.is_heard else at_least
+        self._measure_charge(now, limit, remaining)
         self.limit_per_minute = float(limit)
         self.is_heard = True
+
+    def _measure_charge(self, now: float, limit: float, remaining: float) -> None:
+        mark = self._mark
+        if mark is None or limit != self.limit_per_minute or remaining >= FULL_SHARE * limit:
+            self._mark = _Mark(now, remaining, self._granted_total)
+            return
+        seconds, granted = now - mark.time, self._granted_total - mark.granted_total
+        if seconds >= CHARGE_SECONDS and granted > 0:
+            taken = mark.remaining - remaining + seconds * limit / WINDOW_SECONDS
+            self._charges.append(min(self.charge * taken / granted, MOST_CHARGE))
+            self._mark = _Mark(now, remaining, self._granted_total)
 
     def empty(self, now: float) -> None:
         """The server refused for want of this: whatever we thought was left is not there."""
@@ -202,10 +251,10 @@ class Admission:
 
 
 class Limiter:
-    """The gate before every attempt.
+    """The limits of one endpoint.
 
     tokens_per_minute, requests_per_minute: None means no limit is known; one that the server
-    reports is then taken over.
+    reports is then taken over. All `now` are of one monotonic clock.
     """
 
     def __init__(
@@ -218,9 +267,7 @@ class Limiter:
         self._is_given = tokens_per_minute is not None
         self.tokens = self._allowance(tokens_per_minute)
         self.requests = self._allowance(requests_per_minute)
-        self._closed_until = 0.0
-        self._turn = asyncio.Lock()
-        self._head: asyncio.Future[None] | None = None
+        self._closed_until = float("-inf")
 
     def __repr__(self) -> str:
         return (
@@ -230,58 +277,80 @@ class Limiter:
     def _allowance(self, limit: float | None) -> Allowance | None:
         return Allowance(limit, self._burst_seconds) if limit else None
 
-    async def admit(self, tokens: float) -> Admission:
-        """Wait for the turn and take `tokens` and one request.
+    def refuse_impossible(self, tokens: float) -> None:
+        """Raises RowError where `tokens` is above what a whole minute allows.
 
-        Raises RowError where `tokens` is above what a whole minute allows.
+        Against the limit that was given. One that a server reports is for the server to enforce.
         """
-        loop = asyncio.get_running_loop()
-        self._refuse_impossible(tokens)
-        async with self._turn:
-            while (wait := self._wait_seconds(loop.time(), tokens)) > 0:
-                await self._sleep_or_poke(wait)
-            now = loop.time()
-            return Admission(
-                self.tokens.take(now, tokens) if self.tokens else None,
-                self.requests.take(now, 1) if self.requests else None,
+        if self.tokens and self._is_given and tokens > self.tokens.configured:
+            raise RowError(
+                f"the request needs about {tokens:,.0f} tokens, more than the whole limit of"
+                f" {self.tokens.configured:,.0f} tokens per minute: it can never be sent"
+                " (lower --max-tokens or --max-side, or raise --tpm)",
+                kind="over_limit",
             )
 
-    def settle(self, admission: Admission, used_tokens: float) -> None:
+    def wait_seconds(self, now: float, tokens: float) -> float:
+        """Seconds until a request of so many tokens may be sent; 0 when now."""
+        wait = self._closed_until - now
+        if self.tokens:
+            wait = max(wait, self.tokens.wait_seconds(now, tokens))
+        if self.requests:
+            wait = max(wait, self.requests.wait_seconds(now, 1))
+        return wait if wait > EPSILON else 0.0
+
+    def take(self, now: float, tokens: float) -> Admission:
+        """Take `tokens` and one request."""
+        return Admission(
+            self.tokens.take(now, tokens) if self.tokens else None,
+            self.requests.take(now, 1) if self.requests else None,
+        )
+
+    def settle(self, now: float, admission: Admission, used_tokens: float) -> None:
         """The answer came: replace the estimate by what was used."""
         if admission.tokens and self.tokens and not self.tokens.is_heard:
-            self.tokens.settle(self._now(), admission.tokens, used_tokens)
-            self._poke()
+            self.tokens.settle(now, admission.tokens, used_tokens)
 
     def hear(
-        self, admission: Admission, tokens: LimitReport | None = None, requests: LimitReport | None = None
+        self,
+        now: float,
+        admission: Admission,
+        tokens: LimitReport | None = None,
+        requests: LimitReport | None = None,
     ) -> None:
         """The server said how much is left."""
-        now = self._now()
         self.tokens = self._hear_one(self.tokens, admission.tokens, tokens, now)
         self.requests = self._hear_one(self.requests, admission.requests, requests, now)
-        self._poke()
 
-    def close_until(self, time: float) -> None:
-        """Nobody passes before `time` (of the loop's clock); a later time already set stays."""
-        now = self._now()
+    def close_until(self, now: float, time: float) -> None:
+        """Nobody passes before `time`; a later time already set stays."""
         for allowance in (self.tokens, self.requests):
             if allowance and not allowance.is_heard:
                 allowance.empty(now)
         self._closed_until = max(self._closed_until, time)
 
-    @property
-    def closed_seconds(self) -> float:
-        """Seconds until the gate opens again; 0 when it is open."""
-        return max(0.0, self._closed_until - self._now())
+    def set_pace(self, now: float, pace: float | None) -> bool:
+        """Send no more than `pace` tokens per minute, whatever the limit; None for the limit itself.
+
+        Returns whether the pace was below the limit. Where the server tells what is left, that counts.
+        """
+        if self.tokens is None:
+            if pace is None:
+                return False
+            self.tokens = Allowance(float("inf"), self._burst_seconds)
+        if self.is_heard or (pace is not None and pace >= self.tokens.limit_per_minute):
+            pace = None
+        self.tokens.set_pace(now, pace)
+        return pace is not None
+
+    def closed_seconds(self, now: float) -> float:
+        """Seconds until it opens again; 0 when it is open."""
+        return max(0.0, self._closed_until - now)
 
     @property
     def is_heard(self) -> bool:
         """Whether the server's own account of our tokens is known."""
         return self.tokens is not None and self.tokens.is_heard
-
-    def used_last_minute(self) -> float | None:
-        """Tokens granted in the last 60 seconds; None without a token limit."""
-        return self.tokens.used_last_minute(self._now()) if self.tokens else None
 
     def _hear_one(
         self, allowance: Allowance | None, grant: Grant | None, report: LimitReport | None, now: float
@@ -295,39 +364,3 @@ class Limiter:
         if grant is not None:
             allowance.hear(now, grant, report.limit, report.remaining)
         return allowance
-
-    def _refuse_impossible(self, tokens: float) -> None:
-        """Against the limit that was given. One that a server reports is for the server to enforce."""
-        if self.tokens and self._is_given and tokens > self.tokens.configured:
-            raise RowError(
-                f"the request needs about {tokens:,.0f} tokens, more than the whole limit of"
-                f" {self.tokens.configured:,.0f} tokens per minute: it can never be sent"
-                " (lower --max-tokens or --max-side, or raise --tpm)",
-                kind="over_limit",
-            )
-
-    def _wait_seconds(self, now: float, tokens: float) -> float:
-        wait = self._closed_until - now
-        if self.tokens:
-            wait = max(wait, self.tokens.wait_seconds(now, tokens))
-        if self.requests:
-            wait = max(wait, self.requests.wait_seconds(now, 1))
-        return wait if wait > EPSILON else 0.0
-
-    async def _sleep_or_poke(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._head = loop.create_future()
-        timer = loop.call_later(seconds, self._poke)
-        try:
-            await self._head
-        finally:
-            timer.cancel()
-            self._head = None
-
-    def _poke(self) -> None:
-        if self._head is not None and not self._head.done():
-            self._head.set_result(None)
-
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()

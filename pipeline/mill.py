@@ -13,23 +13,26 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 
 from . import faults, parts, replies
+from .channel import Channel, EndpointSteps
 from .chat import ChatClient, Endpoint
 from .checkpoint import Checkpoint, open_checkpoint
-from .config import RunConfig
+from .concurrency import ConcurrencyController
+from .config import EndpointEntry, RunConfig
 from .errors import AnswerError, RunError, UsageError
 from .folder import RunFolder, utc_now
+from .health import EndpointHealth
 from .images import PicturePool, PicturePreparer
 from .journal import Entry, Journal
 from .limiter import Limiter
 from .manifest import Manifest, Survey
 from .prices import PriceBook
 from .request import RequestBuilder
-from .rows import HttpAnswer, Outcome, Reply, Row, Tally
+from .retry import backoff_seconds
+from .rows import HttpAnswer, Outcome, Picture, Reply, Row, Tally, TokenEstimate
 from .runner import Runner, Steps
 from .tokens import TokenEstimator
 
@@ -41,14 +44,14 @@ EXAMPLES = 5
 class Job:
     """What to run.
 
-    retry_failed: kinds of failed rows to try again; empty for all, None for none. is_moved: the source
+    endpoints: address and key for each of `config.endpoints()`, in the same order. retry_failed: kinds of failed rows to try again; empty for all, None for none. is_moved: the source
     of a run that goes on has another path now.
     """
 
     source: Path
     run_path: Path
     config: RunConfig
-    endpoint: Endpoint
+    endpoints: tuple[Endpoint, ...]
     retry_failed: frozenset[str] | None = None
     is_moved: bool = False
 
@@ -63,10 +66,14 @@ class Mill:
         self._manifest = manifest
         config = job.config
         self.tally = Tally(total=survey.total)
-        self.limiter = Limiter(config.tpm, config.rpm, config.burst_seconds)
-        self._is_all_done = False  # the last start ended with no row left, and the source is the same
-        self.endpoint_before: str | None = None  # where an earlier start of this run sent to
         self._prices = PriceBook()
+        self._clients = tuple(
+            ChatClient(endpoint, config.timeout, config.connect_timeout) for endpoint in job.endpoints
+        )
+        self._chance = random.Random()
+        self.channels = tuple(map(self._channel, config.endpoints(), job.endpoints, self._clients))
+        self._is_all_done = False  # the last start ended with no row left, and the source is the same
+        self.endpoints_before: list[str] | None = None  # where an earlier start of this run sent to
         self._checkpoint: Checkpoint | None = None
         self._runner: Runner | None = None
         self._is_interrupted = False
@@ -113,17 +120,22 @@ class Mill:
 
     # ---- running
 
-    async def run(self) -> None:
-        """Caption what is not finished. Raises RunError where the run stopped early; all else is saved."""
+    async def run(self, tell: Callable[[str], None]) -> None:
+        """Caption what is not finished. tell: gets a line where an endpoint is given up.
+
+        Raises RunError where the run stopped early; all else is saved.
+        """
         assert self._checkpoint is not None, "use Mill.open"  # noqa: S101
         config = self._job.config
         pool = PicturePool(PicturePreparer(config), config.prepare_threads)
-        client = ChatClient(self._job.endpoint, config.timeout, config.connect_timeout)
-        loading = asyncio.get_running_loop().run_in_executor(None, self._prices.load, config.model)
+        models = sorted({channel.model for channel in self.channels})
+        loading = asyncio.get_running_loop().run_in_executor(None, self._prices.load, models)
         try:
-            async with client:
-                steps = self._steps(pool, client)
-                runner = Runner(steps, self.limiter, config, self.tally, random.Random())
+            async with contextlib.AsyncExitStack() as stack:
+                for client in self._clients:
+                    await stack.enter_async_context(client)
+                steps = self._steps(pool, self._checkpoint, tell)
+                runner = Runner(steps, self.channels, config, self.tally, self._chance)
                 self._runner = runner
                 if self._is_interrupted:
                     runner.stop()
@@ -172,20 +184,32 @@ class Mill:
     @property
     def most_in_flight_now(self) -> int:
         """What concurrency is allowed at the moment; moves where it is auto."""
-        return self._runner.most_in_flight_now() if self._runner else 0
+        return sum(c.most_in_flight_now for c in self.channels if c.put_aside is None)
 
     @property
     def seconds(self) -> float:
         return time.time() - self._started_at
 
-    def _steps(self, pool: PicturePool, client: ChatClient) -> Steps:
-        config, checkpoint, endpoint = self._job.config, self._checkpoint, self._job.endpoint
-        assert checkpoint is not None  # noqa: S101
+    def _steps(self, pool: PicturePool, checkpoint: Checkpoint, tell: Callable[[str], None]) -> Steps:
+        model, endpoints = self._job.config.model, self._job.endpoints
 
         async def record(outcome: Outcome) -> None:
             kind = outcome.failure.kind if outcome.failure else None
-            row, text = outcome.row, endpoint.scrub_record(parts.to_record(outcome, config.model))
+            row, text = outcome.row, parts.to_record(outcome, model)
+            for endpoint in endpoints:
+                text = endpoint.scrub_record(text)
             await checkpoint.record(Entry(row.id, kind, text, row.content_hash))
+
+        return Steps(prepare=pool.prepare, record=record, tell=tell, prepare_at_once=pool.threads + 1)
+
+    def _channel(self, entry: EndpointEntry, endpoint: Endpoint, client: ChatClient) -> Channel:
+        """One endpoint with its limits, its place in the price table and its own way of counting tokens."""
+        config, chance, model = self._job.config, self._chance, entry.model or self._job.config.model
+        own_rates = self._prices.own_rates(entry.price) if entry.price else None
+        estimator = TokenEstimator(config)
+
+        def estimate(row: Row, pictures: tuple[Picture, ...]) -> TokenEstimate:
+            return estimator.estimate(row.prompt, [(p.width, p.height) for p in pictures])
 
         async def post(body: bytes) -> HttpAnswer:
             try:
@@ -199,20 +223,25 @@ class Mill:
                 raise _scrubbed(faults.read_error(answer, config.endpoint_kind), endpoint)
             return reply
 
-        def price(reply: Reply) -> Decimal | None:
-            return self._prices.cost((reply.model, config.model), reply.usage)
-
-        estimator = TokenEstimator(config)
-        return Steps(
-            prepare=pool.prepare,
-            build=RequestBuilder(config, estimator.estimate).build,
-            post=post,
-            read=read,
-            report=lambda answer: faults.limit_reports(answer, config.rate_limit_headers),
-            learn=estimator.learn,
-            price=price,
-            record=record,
-            prepare_at_once=pool.threads + 1,
+        return Channel(
+            name=endpoint.name,
+            model=model,
+            steps=EndpointSteps(
+                estimate=estimate,
+                build=RequestBuilder(config, model).build,
+                post=post,
+                read=read,
+                report=lambda answer: faults.limit_reports(answer, config.rate_limit_headers),
+                learn=estimator.learn,
+                price=lambda reply: self._prices.cost((reply.model, model), reply.usage, own_rates),
+            ),
+            limiter=Limiter(entry.tpm, entry.rpm, config.burst_seconds),
+            concurrency=entry.concurrency or ConcurrencyController(config.max_concurrency),
+            health=EndpointHealth(
+                config.max_wait, config.max_outage, lambda attempt: backoff_seconds(attempt, chance)
+            ),
+            charge=config.charge,
+            weight=entry.weight,
         )
 
     # ---- which rows
@@ -279,7 +308,7 @@ class Mill:
         with contextlib.suppress(UsageError, RunError):
             run = self.folder.read_run()
         if self._runner is None:
-            self.endpoint_before = run.get("endpoint")
+            self.endpoints_before = run.get("endpoints")
             self._is_all_done = (
                 run.get("rows_left") == 0
                 and run.get("manifest_fingerprint") == self.survey.fingerprint
@@ -296,11 +325,9 @@ class Mill:
                 "rows": self.survey.total,
                 "rows_left": None if self._runner is None else self.rows_left,
                 "manifest_fingerprint": self.survey.fingerprint,
-                "endpoint": self._job.endpoint.name,
+                "endpoints": [endpoint.name for endpoint in self._job.endpoints],
                 "answer_settings": config.answer_settings(),
-                "other_settings": config.model_dump(
-                    mode="json", exclude={*config.answer_settings(), "base_url"}, exclude_none=True
-                ),
+                "other_settings": config.other_settings(),
             }
         )
 

@@ -96,7 +96,7 @@ def part_number(path: Path) -> int | None:
 # ------------------------------------------------------------------------------- outcome -> record
 
 
-def to_record(outcome: Outcome, model_requested: str) -> str:
+def to_record(outcome: Outcome, model: str) -> str:
     """One outcome as JSON by column name, nulls left out: what the journal keeps until it is in a part."""
     row, reply, failure = outcome.row, outcome.reply, outcome.failure
     record: dict[str, Any] = {
@@ -104,7 +104,7 @@ def to_record(outcome: Outcome, model_requested: str) -> str:
         "image": row.images,
         "prompt": row.prompt,
         "extra": row.extra,
-        "model_requested": model_requested,
+        "model_requested": outcome.model_requested or model,
         "endpoint": outcome.endpoint,
         "estimated_tokens": outcome.estimated_tokens,
         "started_at": int(outcome.started_at * 1000),

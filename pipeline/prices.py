@@ -6,10 +6,12 @@ calculation takes 0.1 ms, so the plain case (three rates, no tier reached) is mu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from .config import Price
 from .rows import Usage
 
 _MILLION = Decimal(1_000_000)
@@ -34,18 +36,25 @@ class PriceBook:
     def __init__(self) -> None:
         self._rates: dict[str, Rates | None] = {}
 
-    def load(self, model: str) -> None:
-        """Import the price table and look one model up; 0.3 s, for a thread at the start."""
-        self.rates(model)
+    @staticmethod
+    def own_rates(price: Price) -> Rates:
+        """The rates that the user gave for an endpoint."""
+        cached = price.input if price.cached is None else price.cached
+        return Rates(price.input, cached, price.output, None, None)
 
-    def cost(self, models: tuple[str | None, ...], usage: Usage) -> Decimal | None:
-        """Dollars for one answer by the first of `models` that has a price.
+    def load(self, models: Iterable[str]) -> None:
+        """Import the price table and look these up; 0.3 s, for a thread at the start."""
+        for model in models:
+            self.rates(model)
+
+    def cost(self, models: tuple[str | None, ...], usage: Usage, own: Rates | None = None) -> Decimal | None:
+        """Dollars for one answer by the user's own rates, else by the first of `models` that has a price.
 
         None where no model has one, or the usage was not reported.
         """
         if usage.prompt_tokens is None or usage.completion_tokens is None:
             return None
-        rates = next((r for m in models if m and (r := self.rates(m))), None)
+        rates = own or next((r for m in models if m and (r := self.rates(m))), None)
         if rates is None:
             return None
         cost = _multiply(rates, usage)

@@ -7,10 +7,10 @@ its prompt and the base64 of its pictures. A picture never passes through a JSON
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 from .config import API_ORDER, ChatSettings
-from .rows import ChatRequest, Picture, Row, TokenEstimate
+from .rows import Picture, Row
 
 
 def _json(value: object) -> bytes:
@@ -19,17 +19,13 @@ def _json(value: object) -> bytes:
 
 
 class RequestBuilder:
-    """Builds the requests of one run.
+    """Builds the requests for one endpoint.
 
-    chat: model, system message and parameters, the same for every row.
-    estimate: what (prompt, [(width, height), ...]) may cost.
+    chat: system message and parameters, the same for every row. model: its name at this endpoint.
     """
 
-    def __init__(
-        self, chat: ChatSettings, estimate: Callable[[str, Iterable[tuple[int, int]]], TokenEstimate]
-    ) -> None:
-        self._estimate = estimate
-        head: dict[str, object] = {"model": chat.model}
+    def __init__(self, chat: ChatSettings, model: str) -> None:
+        head: dict[str, object] = {"model": model}
         head |= {k: v for k in API_ORDER if (v := getattr(chat, k)) is not None}
         head |= chat.param or {}
         head["stream"] = False
@@ -42,8 +38,8 @@ class RequestBuilder:
         )
         self._picture_end = (f'","detail":"{chat.detail}"}}}}' if chat.detail else '"}}').encode()
 
-    def build(self, row: Row, pictures: Sequence[Picture]) -> ChatRequest:
-        """The request for one row: the text, then its pictures in their order."""
+    def build(self, row: Row, pictures: Sequence[Picture]) -> bytes:
+        """The body for one row: the text, then its pictures in their order."""
         pieces = [self._head, _json(row.prompt), b"}"]
         for picture in pictures:
             pieces += (
@@ -52,4 +48,4 @@ class RequestBuilder:
                 self._picture_end,
             )
         pieces.append(b"]}]}")
-        return ChatRequest(tuple(pieces), self._estimate(row.prompt, [(p.width, p.height) for p in pictures]))
+        return b"".join(pieces)

@@ -1,6 +1,6 @@
 """The nouns that travel. Knows nothing of files, HTTP or time.
 
-manifest -> Row -> (Picture, ...) -> ChatRequest -> HttpAnswer -> Reply -> Outcome -> parts
+manifest -> Row -> (Picture, ...) -> HttpAnswer -> Reply -> Outcome -> parts
 """
 
 from __future__ import annotations
@@ -69,25 +69,12 @@ class TokenEstimate:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """A body ready to be posted, in pieces so that the base64 is copied once, when it is sent."""
-
-    pieces: tuple[bytes, ...]
-    estimate: TokenEstimate
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(self.pieces)
-
-
-@dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """What came back for one POST. headers: read by lower-case names. endpoint: host and path."""
+    """What came back for one POST. headers: read by lower-case names."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
-    endpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +138,7 @@ class Failure:
 class Outcome:
     """How one row ended: either reply or failure is set.
 
-    Times are Unix seconds; latency_seconds is the last attempt's, None where none was made.
+    Times are Unix seconds. What is None where no attempt was made is the last attempt's.
     """
 
     row: Row
@@ -164,6 +151,7 @@ class Outcome:
     estimated_tokens: int | None = None
     latency_seconds: float | None = None
     endpoint: str | None = None
+    model_requested: str | None = None
     cost_usd: str | None = None
 
 

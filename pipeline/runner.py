@@ -1,11 +1,11 @@
-"""One row's journey, N rows at a time. Wiring only: what is done to a row comes in as `Steps`.
+"""One row's journey, N rows at a time. Wiring only: what is done to a row comes in as `Steps` and channels.
 
-    rows -> prepare (ahead, in threads) -> build -> [ admit -> post -> read -> settle ] -> record
-                                                    again, while the error says so
+    rows -> prepare (ahead, in threads) -> [ gate -> a channel: build, post, read, settle ] -> record
+                                              again, while the error says so
 
-N workers pull from one queue, so at most N rows are in flight and nothing grows with the manifest.
-Each kind of failure is handled once: RowError in `_journey`, TransientError by the retry policy,
-RunError in `_work`, where it stops the run.
+Workers pull from one queue, so nothing grows with the manifest; the gate says who is sent, when and
+where. Each kind of failure is handled once: RowError in `_journey`, TransientError by the retry policy,
+RunError in `_put_aside` for one endpoint among others, in `_work` for the run.
 
 Stopping drains: rows whose request is out are answered and saved; rows that only wait (for tokens,
 for a pause, for the next attempt) are given up and stay unfinished. A second stop gives up those too.
@@ -16,102 +16,72 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import partial
 
 from .ahead import Ahead
-from .concurrency import ConcurrencyController
+from .channel import Channel, Ticket
 from .config import LimitSettings
 from .errors import AccountError, AnswerError, ConnectionLost, RateLimited, RowError, RunError, TransientError
-from .health import EndpointHealth
-from .limiter import Admission, Limiter
-from .retry import backoff_seconds, call, retrying
-from .rows import (
-    ChatRequest,
-    Failure,
-    HttpAnswer,
-    LimitReport,
-    Outcome,
-    Picture,
-    Prepared,
-    Reply,
-    Row,
-    Tally,
-    TokenEstimate,
-    Usage,
-)
-from .slots import Slots
+from .gate import Ask, Gate
+from .retry import call, retrying
+from .rows import Failure, Outcome, Picture, Prepared, Reply, Row, Tally
 
 MOST_ROWS_AHEAD = 64
+# workers beyond what may be in flight: they save answers while the others' requests are out
+MOST_RECORDING = 64
 FAILED_EXAMPLES = 5
-OVERLOAD_KINDS = frozenset({"overloaded", "saturated", "no_channel"})
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What is done to a row, in order. Tests pass plain functions, jobs the real ones.
+    """What is done to a row apart from sending it. Tests pass plain functions, jobs the real ones.
 
     prepare: may do fewer rows than asked, at least one. prepare_at_once: how many calls of it may run.
+    tell: gets a line that the user should see at once.
     """
 
     prepare: Callable[[list[Row]], Awaitable[list[Prepared]]]
-    build: Callable[[Row, tuple[Picture, ...]], ChatRequest]
-    post: Callable[[bytes], Awaitable[HttpAnswer]]
-    read: Callable[[HttpAnswer], Reply]
-    report: Callable[[HttpAnswer], tuple[LimitReport | None, LimitReport | None]]
-    learn: Callable[[TokenEstimate, Usage], None]
-    price: Callable[[Reply], Decimal | None]
     record: Callable[[Outcome], Awaitable[None]]
+    tell: Callable[[str], None]
     prepare_at_once: int = 2
 
 
 @dataclass(slots=True)
 class _Trace:
-    """What is known of a row on its way."""
+    """What is known of a row on its way. last: the ticket of the last attempt."""
 
     started_at: float
-    row_id: str = ""
-    has_slot: bool = False
     attempts: int = 0
-    estimated_tokens: int | None = None
-    sent_at: float = 0.0  # the last attempt, by the loop's clock
-    latency_seconds: float | None = None
-    endpoint: str | None = None
+    last: Ticket | None = None
     pictures: tuple[Picture, ...] = ()
 
 
 class Runner:
     """Takes rows through their journey.
 
-    limits: concurrency, retries and pauses. chance: for the jitter. now: Unix time, for the columns;
-    all waiting goes by the event loop's clock. Read `tally` at any time; `stopped_by` after `run`.
+    channels: the endpoints, at least one. limits: retries and pauses. chance: for the jitter. now: Unix
+    time, for the columns; all waiting goes by the event loop's clock. Read `tally` at any time;
+    `stopped_by` after `run`.
     """
 
     def __init__(
         self,
         steps: Steps,
-        limiter: Limiter,
+        channels: Sequence[Channel],
         limits: LimitSettings,
         tally: Tally,
         chance: random.Random,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._steps = steps
-        self._limiter = limiter
-        self._limits = limits
+        self._gate = Gate(channels)
+        self._workers = sum(channel.ceiling for channel in channels)
+        self._workers += min(self._workers, MOST_RECORDING)
         self.tally = tally
-        self._chance = chance
         self._now = now
-        self.concurrency = (
-            ConcurrencyController(limits.max_concurrency) if limits.concurrency == "auto" else None
-        )
-        self._slots = Slots(self.most_in_flight_now)
         self._retrying = retrying(limits.max_retries, chance, lambda: self._is_stopping, self._will_retry)
-        self._health = EndpointHealth(
-            limits.max_wait, limits.max_outage, lambda attempt: backoff_seconds(attempt, chance)
-        )
         self._is_stopping = False
         self.stopped_by: RunError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -120,19 +90,15 @@ class Runner:
 
     @property
     def in_flight(self) -> int:
-        return len(self._out)
-
-    def most_in_flight_now(self) -> int:
-        return self.concurrency.limit if self.concurrency else self._limits.most_in_flight
+        """Requests that are out."""
+        return sum(channel.in_flight for channel in self._gate.channels)
 
     async def run(self, rows: AsyncGenerator[list[Row]]) -> None:
         """Until the rows are through or the run is stopped. Raises only what is a bug."""
-        queue: asyncio.Queue[Prepared | None] = asyncio.Queue(
-            min(self._limits.most_in_flight, MOST_ROWS_AHEAD)
-        )
+        queue: asyncio.Queue[Prepared | None] = asyncio.Queue(min(self._workers, MOST_ROWS_AHEAD))
         self._ahead = ahead = Ahead(rows, queue)
         feeder = asyncio.create_task(self._feed(ahead))
-        workers = [asyncio.create_task(self._work(ahead)) for _ in range(self._limits.most_in_flight)]
+        workers = [asyncio.create_task(self._work(ahead)) for _ in range(self._workers)]
         self._tasks = {feeder, *workers}
         if self._is_stopping:
             self._cancel_waiting()
@@ -190,7 +156,7 @@ class Runner:
             error = errors.exceptions[0]
             self.stop(error if isinstance(error, RunError) else None)
         else:
-            for _ in range(self._limits.most_in_flight):
+            for _ in range(self._workers):
                 await ahead.queue.put(None)
 
     async def _prepare(self, ahead: Ahead) -> None:
@@ -199,31 +165,32 @@ class Runner:
 
     async def _work(self, ahead: Ahead) -> None:
         while not self._is_stopping:
-            await self._slots.take()
-            trace = _Trace(self._now(), has_slot=True)
+            prepared = await ahead.queue.get()
+            if prepared is None:
+                return
+            trace = _Trace(self._now())
             try:
-                prepared = await ahead.queue.get()
-                if prepared is None:
-                    return
                 await self._finish(*prepared, trace)
             except RunError as error:
                 self.stop(error)
             finally:
                 self._leave()
-                self._give_back_slot(trace)
                 ahead.release(trace.pictures)
 
     # ---- one row
 
     async def _finish(self, row: Row, pictures: tuple[Picture, ...] | RowError, trace: _Trace) -> None:
-        trace.row_id = row.id
         outcome = await self._journey(row, pictures, trace)
-        if outcome is not None:
-            self._enter()
-            await self._steps.record(outcome)
-            self._count(outcome)
-            if outcome.failure is not None:
-                self._health.row_failed(outcome.failure)
+        if outcome is None:
+            return
+        self._enter()
+        await self._steps.record(outcome)
+        self._count(outcome)
+        if outcome.failure is not None and trace.last is not None:
+            try:
+                trace.last.channel.health.row_failed(outcome.failure)
+            except RunError as error:
+                self._put_aside(trace.last.channel, error)
 
     async def _journey(
         self, row: Row, pictures: tuple[Picture, ...] | RowError, trace: _Trace
@@ -233,102 +200,73 @@ class Runner:
             if isinstance(pictures, RowError):
                 raise pictures
             trace.pictures = pictures
-            request = self._steps.build(row, pictures)
-            reply = await call(self._retrying, partial(self._attempt, request, trace))
+            ask = Ask(row, pictures)
+            reply = await call(self._retrying, lambda: self._attempt(ask, trace))
         except (RowError, TransientError, AccountError) as error:
             if self._is_stopping and not isinstance(error, RowError):
                 return None
             return self._outcome(row, trace, failure=Failure(error.kind, str(error), error.http_status))
         return self._outcome(row, trace, reply=reply)
 
-    async def _attempt(self, request: ChatRequest, trace: _Trace) -> Reply:
-        """One attempt that counts. Where nobody could be reached, none was made: wait and try again."""
+    async def _attempt(self, ask: Ask, trace: _Trace) -> Reply:
+        """One attempt that counts. What an endpoint has against our account, or that it cannot be reached,
+        is no word about the row: it goes back to the line."""
         while True:
             try:
-                return await self._pass(request, trace)
-            except ConnectionLost as error:
-                if self._is_stopping or not self._health.is_outage(error):
+                return await self._pass(ask, trace)
+            except (ConnectionLost, AccountError) as error:
+                assert trace.last is not None  # noqa: S101  an attempt was made
+                channel = trace.last.channel
+                if self._is_stopping or not (
+                    channel.health.is_outage(error) or self._has_other(error, channel)
+                ):
                     raise
-                if self._limiter.closed_seconds <= 0:
-                    self._hold(self._health.sit_out(error, self._now_in_loop()))
+                ask.avoid.add(channel)
 
-    async def _pass(self, request: ChatRequest, trace: _Trace) -> Reply:
-        """Once through the gates, one POST."""
-        if not trace.has_slot:  # the first attempt has the worker's
-            await self._slots.take()
-            trace.has_slot = True
-        trace.estimated_tokens = self._reservation(request.estimate)
-        admission = await self._limiter.admit(trace.estimated_tokens)
+    def _has_other(self, error: AnswerError, channel: Channel) -> bool:
+        """Whether a refused row can go elsewhere."""
+        return isinstance(error, AccountError) and any(c is not channel for c in self._gate.in_service)
+
+    async def _pass(self, ask: Ask, trace: _Trace) -> Reply:
+        """Once through the gate, one POST."""
+        ticket = await self._gate.admit(ask)
         self._enter()
+        trace.last = ticket
+        trace.attempts += 1
+        self.tally.attempts += 1
         try:
-            return await self._send(request, trace, admission)
+            return await ticket.channel.send(ticket, ask.row, ask.pictures)
         except AnswerError as error:
-            self._react(error, trace)
+            self._failed(error, ask, trace, ticket)
             raise
         finally:
             self._leave()
-            self._give_back_slot(trace)
+            self._gate.leave(ticket)
 
-    def _reservation(self, estimate: TokenEstimate) -> int:
-        """Tokens to take before sending: with the longest answer where the endpoint charges that up front."""
-        up_front = self._limits.charge == "reserved" or (
-            self._limits.charge == "auto" and self._limiter.is_heard
-        )
-        return estimate.prompt + (estimate.longest_answer if up_front else estimate.likely_answer)
-
-    def _give_back_slot(self, trace: _Trace) -> None:
-        if trace.has_slot:
-            trace.has_slot = False
-            self._slots.give_back()
-
-    async def _send(self, request: ChatRequest, trace: _Trace, admission: Admission) -> Reply:
-        loop = asyncio.get_running_loop()
-        trace.attempts += 1
-        self.tally.attempts += 1
-        trace.sent_at = loop.time()
-        try:
-            answer = await self._steps.post(request.body)
-        finally:
-            trace.latency_seconds = loop.time() - trace.sent_at
-        trace.endpoint = answer.endpoint
-        self._limiter.hear(admission, *self._steps.report(answer))
-        reply = self._steps.read(answer)
-        self._health.answered()
-        if self.concurrency is not None:
-            self.concurrency.answered(trace.latency_seconds, self.in_flight)
-        self._steps.learn(request.estimate, reply.usage)
-        if reply.usage.total_tokens and self._limits.charge != "reserved":
-            self._limiter.settle(admission, reply.usage.total_tokens)
-        return reply
-
-    def _react(self, error: AnswerError, trace: _Trace) -> None:
+    def _failed(self, error: AnswerError, ask: Ask, trace: _Trace, ticket: Ticket) -> None:
         """What a failed attempt means for the others."""
-        now, is_overload = self._now_in_loop(), self._is_overload(error)
-        if self.concurrency is not None and is_overload:
-            self.concurrency.overloaded(now)
         self.tally.rate_limited += isinstance(error, RateLimited)
-        self._hold(
-            self._health.attempt_failed(error, trace.row_id, trace.attempts, trace.sent_at, now, is_overload)
-        )
+        now = asyncio.get_running_loop().time()
+        try:
+            ticket.channel.failed(ticket, error, ask.row.id, trace.attempts, now)
+        except RowError:
+            raise
+        except RunError as stop:
+            self._put_aside(ticket.channel, stop)
 
-    def _hold(self, seconds: float) -> None:
-        if seconds > 0:
-            self._limiter.close_until(self._now_in_loop() + seconds)
-
-    def _is_overload(self, error: AnswerError) -> bool:
-        """Whether fewer requests at once would help. A 429 for a limit that is known is the limiter's."""
-        if error.kind in OVERLOAD_KINDS:
-            return True
-        return (
-            isinstance(error, RateLimited) and self._limiter.tokens is None and self._limiter.requests is None
-        )
-
-    @staticmethod
-    def _now_in_loop() -> float:
-        return asyncio.get_running_loop().time()
-
-    def _will_retry(self, _error: BaseException) -> None:
-        self.tally.retries += 1
+    def _put_aside(self, channel: Channel, error: RunError) -> None:
+        """Go on with the others. Raises RunError, for the whole run, where there are none."""
+        if channel.put_aside is not None:
+            return
+        channel.put_aside = error
+        if len(self._gate.channels) == 1:
+            raise error
+        left = [c.name for c in self._gate.in_service]
+        if not left:
+            reasons = "; ".join(f"{c.name}: {c.put_aside}" for c in self._gate.channels)
+            raise RunError(f"no endpoint is left ({reasons})", kind=error.kind, http_status=error.http_status)
+        self._steps.tell(f"{channel.name} is put aside: {error}; going on with {', '.join(left)}")
+        self._gate.poke()
 
     def _enter(self) -> None:
         if task := asyncio.current_task():
@@ -338,12 +276,16 @@ class Runner:
         if task := asyncio.current_task():
             self._out.discard(task)
 
+    def _will_retry(self, _error: BaseException) -> None:
+        self.tally.retries += 1
+
     # ---- the end of a row
 
     def _outcome(
         self, row: Row, trace: _Trace, reply: Reply | None = None, failure: Failure | None = None
     ) -> Outcome:
-        cost = self._steps.price(reply) if reply else None
+        last = trace.last
+        cost = last.channel.steps.price(reply) if reply and last else None
         return Outcome(
             row=row,
             started_at=trace.started_at,
@@ -352,9 +294,10 @@ class Runner:
             reply=reply,
             failure=failure,
             pictures=trace.pictures,
-            estimated_tokens=trace.estimated_tokens,
-            latency_seconds=trace.latency_seconds,
-            endpoint=trace.endpoint,
+            estimated_tokens=last.reserved_tokens if last else None,
+            latency_seconds=last.latency_seconds if last else None,
+            endpoint=last.channel.name if last else None,
+            model_requested=last.channel.model if last else None,
             cost_usd=None if cost is None else format(cost, "f"),
         )
 

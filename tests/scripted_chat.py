@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline import faults, replies
-from pipeline.rows import ChatRequest, HttpAnswer, Picture, Reply, Row, TokenEstimate
+from pipeline.channel import Channel, EndpointSteps
+from pipeline.concurrency import ConcurrencyController
+from pipeline.config import LimitSettings
+from pipeline.health import EndpointHealth
+from pipeline.limiter import Limiter
+from pipeline.retry import backoff_seconds
+from pipeline.rows import HttpAnswer, Picture, Reply, Row, TokenEstimate
 
 PICTURE = Picture(b"QUJD", "image/jpeg", 640, 480, 3, "0" * 64)
 
@@ -46,12 +53,12 @@ def completion(
 
 
 def good(text: str = "a picture", headers: dict[str, str] | None = None) -> HttpAnswer:
-    return HttpAnswer(200, headers or {}, completion(text), "server/v1")
+    return HttpAnswer(200, headers or {}, completion(text))
 
 
 def error(status: int, code: str, headers: dict[str, str] | None = None, message: str = "no") -> HttpAnswer:
     body = {"error": {"message": message, "type": "", "param": None, "code": code}}
-    return HttpAnswer(status, headers or {}, json.dumps(body).encode(), "server/v1")
+    return HttpAnswer(status, headers or {}, json.dumps(body).encode())
 
 
 def read(answer: HttpAnswer) -> Reply:
@@ -66,8 +73,43 @@ def rows(count: int) -> list[Row]:
     return [Row(f"r{i:06d}", (f"{i}.jpg",), (f"/{i}.jpg",), f"[row r{i:06d}]") for i in range(count)]
 
 
-def build(row: Row, _pictures: object) -> ChatRequest:
-    return ChatRequest((row.prompt.encode(),), TokenEstimate(400, 400, 100, 100))
+def build(row: Row, _pictures: object) -> bytes:
+    return row.prompt.encode()
+
+
+def estimate(_row: Row, _pictures: object) -> TokenEstimate:
+    return TokenEstimate(400, 400, 100, 100)
+
+
+def channel(
+    chat: Any,
+    limits: LimitSettings,
+    limiter: Limiter | None = None,
+    name: str = "server/v1",
+    weight: float = 1.0,
+    **steps: Any,
+) -> Channel:
+    """A channel to a stand-in, as a run makes it. steps: those that are not the usual ones."""
+    chance = random.Random(7)
+    usual = {
+        "estimate": estimate,
+        "build": build,
+        "post": chat.post,
+        "read": read,
+        "report": faults.limit_reports,
+        "learn": lambda estimate, usage: None,
+        "price": lambda reply: None,
+    }
+    return Channel(
+        name=name,
+        model="m",
+        steps=EndpointSteps(**usual | steps),
+        limiter=limiter or Limiter(),
+        concurrency=limits.concurrency or ConcurrencyController(limits.max_concurrency),
+        health=EndpointHealth(limits.max_wait, limits.max_outage, lambda n: backoff_seconds(n, chance)),
+        charge=limits.charge,
+        weight=weight,
+    )
 
 
 @dataclass
@@ -93,7 +135,8 @@ class ScriptedChat:
 class QuotaServer:
     """A provider: a token bucket of one minute that charges the reservation at arrival.
 
-    cost: tokens a request takes. says_remaining: whether it sends x-ratelimit headers.
+    cost: tokens a request takes. says_remaining: whether it sends x-ratelimit headers. jitter: share by
+    which the latency varies.
     """
 
     limit: int
@@ -101,6 +144,8 @@ class QuotaServer:
     latency_seconds: float = 1.0
     says_remaining: bool = True
     starts_full: bool = True
+    jitter: float = 0.0
+    chance: random.Random = field(default_factory=lambda: random.Random(3))
     admitted: list[tuple[float, int]] = field(default_factory=list)
     refused: int = 0
     _level: float = 0.0
@@ -132,7 +177,8 @@ class QuotaServer:
             return error(429, "rate_limit_exceeded", headers)
         self._level -= self.cost
         self.admitted.append((loop.time(), self.cost))
-        await asyncio.sleep(self.latency_seconds)
+        spread = self.chance.uniform(-self.jitter, self.jitter)
+        await asyncio.sleep(self.latency_seconds * (1 + spread))
         self._refill(loop.time())
         return good(headers=self._headers())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.__main__ import COMMANDS, main
-from jobs.arguments import Parser, add_settings, default_run_path, read_endpoint, read_settings
+from jobs.arguments import Parser, add_settings, default_run_path, read_endpoints, read_settings
 from pipeline.config import RunConfig
 from pipeline.errors import UsageError
 
@@ -113,20 +113,73 @@ def test_all_mistakes_at_once(tmp_path):
     assert len(complaint("--temperature", "9", "--top-p", "2").splitlines()) == 3
 
 
+def read_one(config):
+    (endpoint,) = read_endpoints(config)
+    return endpoint
+
+
 def test_the_endpoint_and_its_key(monkeypatch):
     """Flag over environment over default; a key is needed except on this machine."""
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "RELAY_KEY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UsageError, match="set the variable OPENAI_API_KEY"):
-        read_endpoint(parse("--model", "m"))
-    assert read_endpoint(parse("--model", "m", "--base-url", "http://localhost:11434")).key is None
+        read_one(parse("--model", "m"))
+    assert read_one(parse("--model", "m", "--base-url", "http://localhost:11434")).key is None
     monkeypatch.setenv("RELAY_KEY", " sk-1 ")
     monkeypatch.setenv("OPENAI_BASE_URL", "https://relay.test")
-    endpoint = read_endpoint(parse("--model", "m", "--api-key-env", "RELAY_KEY"))
+    endpoint = read_one(parse("--model", "m", "--api-key-env", "RELAY_KEY"))
     assert (endpoint.url, endpoint.key) == ("https://relay.test/v1/chat/completions", "sk-1")
     monkeypatch.setenv("RELAY_KEY", "sk-1\nsk-2")
     with pytest.raises(UsageError, match="characters that no key has"):
-        read_endpoint(parse("--model", "m", "--api-key-env", "RELAY_KEY"))
+        read_one(parse("--model", "m", "--api-key-env", "RELAY_KEY"))
+
+
+TWO = """
+model = "gpt-4o"
+[[endpoint]]
+base_url = "https://one.test"
+api_key_env = "KEY_ONE"
+tpm = 200_000
+[[endpoint]]
+base_url = "https://one.test/v1"
+api_key_env = "KEY_TWO"
+model = "vision-large"
+price = { input = 1.5, output = 6 }
+weight = 0.5
+"""
+
+
+def test_several_endpoints(tmp_path, monkeypatch):
+    """Each has its address, key, model, limits, price; those at one address are told apart by their variable."""
+    monkeypatch.setenv("KEY_ONE", "sk-1")
+    monkeypatch.setenv("KEY_TWO", "sk-2")
+    config = parse(*toml(tmp_path, TWO))
+    one, two = config.endpoints()
+    assert (one.model, one.tpm, one.price, one.weight) == ("gpt-4o", 200_000, None, 1)
+    assert (two.model, two.tpm, str(two.price.input), two.weight) == ("vision-large", None, "1.5", 0.5)
+    endpoints = read_endpoints(config)
+    assert [e.key for e in endpoints] == ["sk-1", "sk-2"]
+    assert [e.name for e in endpoints] == [
+        "one.test/v1/chat/completions (KEY_ONE)",
+        "one.test/v1/chat/completions (KEY_TWO)",
+    ]
+    monkeypatch.delenv("KEY_TWO")
+    with pytest.raises(UsageError, match="set the variable KEY_TWO"):
+        read_endpoints(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "says"),
+    [
+        ('tpn = 5\n', (), "run.toml:13: tpn of endpoint 2: no setting of this name; did you mean tpm?"),
+        ('tpm = "many"\n', (), "run.toml:13: tpm of endpoint 2: "),
+        ('concurrency = 0\n', (), "run.toml:13: concurrency of endpoint 2: "),
+        ("", ("--tpm", "100"), "--tpm: with [[endpoint]] entries each has its own"),
+    ],
+)  # fmt: skip
+def test_a_wrong_entry_is_named_with_its_line(tmp_path, text, flags, says):
+    """Mistakes inside [[endpoint]], and a limit beside it that could mean each or the sum."""
+    assert says in complaint(*toml(tmp_path, TWO + text), *flags)
 
 
 def test_the_run_folder_is_named_after_the_source(tmp_path):
@@ -152,7 +205,9 @@ def test_help_shows_every_setting(capsys):
         main(["caption", "--help"])
     text = capsys.readouterr().out
     assert [
-        n for n in RunConfig.model_fields if f"--{n.replace('_', '-')} " not in text.replace("\n", " ")
+        n
+        for n in set(RunConfig.model_fields) - {"endpoint"}
+        if f"--{n.replace('_', '-')} " not in text.replace("\n", " ")
     ] == []
 
 

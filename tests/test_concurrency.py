@@ -14,7 +14,6 @@ from test_runner import Bench
 
 from pipeline.concurrency import ConcurrencyController
 from pipeline.rows import HttpAnswer
-from pipeline.slots import Slots
 
 # ------------------------------------------------------------------------------- the rules
 
@@ -82,58 +81,6 @@ def test_a_model_that_became_slower_is_no_queue():
     assert controller.limit >= 36
 
 
-# ------------------------------------------------------------------------------- slots
-
-
-def test_slots_are_first_in_first_out_and_follow_the_limit():
-    """A smaller limit lets nobody in until enough have left; a larger one wakes those who wait."""
-
-    async def run():
-        limit = 2
-        slots = Slots(lambda: limit)
-        order = []
-
-        async def one(number: int) -> None:
-            await slots.take()
-            order.append(number)
-
-        tasks = [asyncio.create_task(one(n)) for n in range(6)]
-        await asyncio.sleep(0.01)
-        assert order == [0, 1]
-        limit = 1
-        slots.give_back()
-        await asyncio.sleep(0.01)
-        assert order == [0, 1]
-        limit = 3
-        slots.wake()
-        await asyncio.sleep(0.01)
-        assert order == [0, 1, 2, 3]
-        tasks[4].cancel()
-        slots.give_back()
-        await asyncio.sleep(0.01)
-        assert order == [0, 1, 2, 3, 5]
-        assert slots.in_use == 3
-        return order
-
-    virtual_time.run(run())
-
-
-def test_a_place_given_to_somebody_who_left_is_not_lost():
-    """Cancelled in the very moment of its turn, a waiter passes the place on."""
-
-    async def run():
-        slots = Slots(lambda: 1)
-        await slots.take()
-        first, second = asyncio.create_task(slots.take()), asyncio.create_task(slots.take())
-        await asyncio.sleep(0)
-        slots.give_back()
-        first.cancel()
-        await asyncio.wait_for(second, 1)
-        assert slots.in_use == 1
-
-    virtual_time.run(run())
-
-
 # ------------------------------------------------------------------------------- simulated endpoints
 
 
@@ -193,7 +140,7 @@ def test_a_server_that_queues_is_kept_busy_without_a_long_queue():
     assert bench.tally.answered == 10_000
     assert 10_000 / 32 / bench.seconds >= 0.93
     assert server.most_waiting <= 4 * 32  # while it still doubled
-    assert 28 <= bench.runner.concurrency.limit <= 56
+    assert 28 <= bench.channels[0].concurrency.limit <= 56
 
 
 def test_a_server_that_refuses_is_used_without_a_storm():
@@ -209,7 +156,7 @@ def test_a_flaky_relay_is_not_taken_for_an_overloaded_one():
     """Five per cent of plain 500s cost retries, not concurrency."""
     bench = run_auto(BusyServer(at_once=1000, flaky_share=0.05), 5000, max_concurrency=100)
     assert bench.tally.answered == 5000
-    assert bench.runner.concurrency.limit >= 90
+    assert bench.channels[0].concurrency.limit >= 90
 
 
 def test_a_limit_that_halves_and_comes_back():
@@ -256,5 +203,5 @@ def test_a_given_number_is_kept():
     """--concurrency N is N from the first second on."""
     server = QueueServer(at_once=10)
     bench = Bench(server, 1000, concurrency=50).run()
-    assert bench.runner.concurrency is None
+    assert bench.channels[0].concurrency == 50
     assert server.most_waiting == pytest.approx(40, abs=10)

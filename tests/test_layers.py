@@ -11,9 +11,9 @@ NOUNS = {"rows", "errors", "config", "sniff"}
 RULES = {
     "request",
     "tokens",
+    "pace",
     "limiter",
     "concurrency",
-    "slots",
     "health",
     "replies",
     "faults",
@@ -21,7 +21,7 @@ RULES = {
     "prices",
 }
 EDGES = {"manifest", "images", "chat", "journal", "parts", "folder"}
-WIRING = {"ahead", "checkpoint", "runner", "mill", "report", "pages"}
+WIRING = {"channel", "gate", "ahead", "checkpoint", "runner", "mill", "report", "pages"}
 ENDPOINT = {"endpoint.describer", "endpoint.completions", "endpoint.server"}
 
 MAY_IMPORT = (

@@ -10,10 +10,45 @@ import pytest
 import virtual_time
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted_chat import ScriptedChat, channel
 
+from pipeline.config import LimitSettings
 from pipeline.errors import RowError
-from pipeline.limiter import MARGIN_SECONDS, Allowance, Limiter
-from pipeline.rows import LimitReport
+from pipeline.gate import Ask, Gate
+from pipeline.limiter import MARGIN_SECONDS, Admission, Allowance, Limiter
+from pipeline.rows import LimitReport, Row, TokenEstimate
+
+
+class Line:
+    """A gate before one limiter and nothing else: `admit` waits for tokens as a run does."""
+
+    def __init__(self, *limits: float | None) -> None:
+        self.limiter = Limiter(*limits)
+        self._gate = Gate(
+            [
+                channel(
+                    ScriptedChat(iter(())),
+                    LimitSettings(concurrency=4096),
+                    self.limiter,
+                    estimate=self._estimate,
+                )
+            ]
+        )
+
+    @staticmethod
+    def _estimate(row: Row, _pictures: object) -> TokenEstimate:
+        return TokenEstimate(0, float(row.prompt), 0, 0)
+
+    async def admit(self, tokens: float) -> Admission:
+        return (await self._gate.admit(Ask(Row("r", (), (), repr(tokens)), ()))).admission
+
+    def settle(self, admission: Admission, used: float) -> None:
+        self.limiter.settle(asyncio.get_running_loop().time(), admission, used)
+        self._gate.poke()
+
+    def hear(self, admission: Admission, **reports: LimitReport | None) -> None:
+        self.limiter.hear(asyncio.get_running_loop().time(), admission, **reports)
+        self._gate.poke()
 
 
 def most_in_a_minute(grants: list[tuple[float, float]]) -> float:
@@ -32,7 +67,7 @@ def test_no_window_is_over_the_limit(limit, burst_seconds, requests, seed):
     """Without a word from the server, no 60 seconds grant more than the limit, settling included."""
 
     async def run():
-        limiter = Limiter(limit, None, burst_seconds)
+        line = Line(limit, None, burst_seconds)
         loop = asyncio.get_running_loop()
         chance = random.Random(seed)
         grants: list[list[float]] = []
@@ -40,12 +75,12 @@ def test_no_window_is_over_the_limit(limit, burst_seconds, requests, seed):
         async def one(pause: float, share: float) -> None:
             await asyncio.sleep(pause)
             amount = max(1.0, share * limit)
-            admission = await limiter.admit(amount)
+            admission = await line.admit(amount)
             grants.append([loop.time(), amount])
             mine = grants[-1]
             await asyncio.sleep(chance.uniform(0, 5))
             mine[1] = amount * chance.uniform(0.1, 1)
-            limiter.settle(admission, mine[1])
+            line.settle(admission, mine[1])
 
         await asyncio.gather(*(one(p, s) for p, s in requests))
         return [(at, amount) for at, amount in grants]
@@ -61,11 +96,11 @@ def test_first_in_first_out(amounts):
     """A large request is let in before every smaller one that asked after it."""
 
     async def run():
-        limiter = Limiter(1000, None, 1.0)
+        line = Line(1000, None, 1.0)
         order: list[int] = []
 
         async def one(number: int, amount: int) -> None:
-            await limiter.admit(amount)
+            await line.admit(amount)
             order.append(number)
 
         async with asyncio.TaskGroup() as group:
@@ -80,11 +115,11 @@ def test_an_hour_at_the_limit_uses_all_of_it():
     """A greedy caller gets at least 99 % of the limit over an hour, and never more than it."""
 
     async def run():
-        limiter = Limiter(30_000, None)
+        line = Line(30_000, None)
         loop = asyncio.get_running_loop()
         start, used = loop.time(), 0
         while loop.time() < start + 3600:
-            await limiter.admit(500)
+            await line.admit(500)
             used += 500
         return used
 
@@ -96,11 +131,11 @@ def test_requests_per_minute_are_spaced():
     """60 requests a minute go out one a second, not 60 at once: some providers check single seconds."""
 
     async def run():
-        limiter = Limiter(None, 60)
+        line = Line(None, 60)
         loop = asyncio.get_running_loop()
         times = []
         for _ in range(10):
-            await limiter.admit(1_000_000)
+            await line.admit(1_000_000)
             times.append(loop.time())
         return [b - a for a, b in itertools.pairwise(times)]
 
@@ -111,7 +146,7 @@ def test_a_request_above_the_minute_fails_at_once():
     """What no minute can hold is a row error that names both figures, not an endless wait."""
 
     async def run():
-        await Limiter(30_000).admit(31_538)
+        await Line(30_000).admit(31_538)
 
     with pytest.raises(RowError, match=r"31,538 tokens.*30,000 tokens per minute"):
         virtual_time.run(run())
@@ -143,14 +178,14 @@ def test_closing_holds_everybody_until_the_time():
     """After close_until nobody passes before it, however much is left, also who waited already."""
 
     async def run():
-        limiter = Limiter(6000)
+        line = Line(6000)
         loop = asyncio.get_running_loop()
-        await limiter.admit(100)
-        waiting = asyncio.create_task(limiter.admit(100))
+        await line.admit(100)
+        waiting = asyncio.create_task(line.admit(100))
         await asyncio.sleep(0)
         until = loop.time() + 30
-        limiter.close_until(until)
-        limiter.close_until(until - 20)  # an earlier time does not open it
+        line.limiter.close_until(loop.time(), until)
+        line.limiter.close_until(loop.time(), until - 20)  # an earlier time does not open it
         await waiting
         return loop.time() - until
 
@@ -161,14 +196,14 @@ def test_a_cancelled_waiter_lets_the_next_one_through():
     """Giving up at the head of the queue blocks nobody and takes no tokens."""
 
     async def run():
-        limiter = Limiter(6000)
-        await limiter.admit(6000 - 100)
-        first = asyncio.create_task(limiter.admit(6000))
-        second = asyncio.create_task(limiter.admit(100))
+        line = Line(6000)
+        await line.admit(6000 - 100)
+        first = asyncio.create_task(line.admit(6000))
+        second = asyncio.create_task(line.admit(100))
         await asyncio.sleep(0.5)
         first.cancel()
         await second
-        return limiter.used_last_minute()
+        return line.limiter.tokens.used_last_minute(asyncio.get_running_loop().time())
 
     assert virtual_time.run(run()) <= 6000
 
@@ -177,13 +212,13 @@ def test_a_heard_level_replaces_our_own():
     """A server that says how much is left may be drawn on at once, down to what it said."""
 
     async def run():
-        limiter = Limiter(60_000)
-        admission = await limiter.admit(500)
-        limiter.hear(admission, tokens=LimitReport(60_000, 50_000))
+        line = Line(60_000)
+        admission = await line.admit(500)
+        line.hear(admission, tokens=LimitReport(60_000, 50_000))
         loop = asyncio.get_running_loop()
         start, used = loop.time(), 0
         while loop.time() == start:
-            await limiter.admit(500)
+            await line.admit(500)
             used += 500 * (loop.time() == start)
         return used
 
@@ -228,10 +263,10 @@ def test_a_larger_limit_of_the_server_is_not_ours_to_spend():
     """With --tpm below the server's limit, its headers never raise what we allow ourselves."""
 
     async def run():
-        limiter = Limiter(6000)
-        admission = await limiter.admit(100)
-        limiter.hear(admission, tokens=LimitReport(2_000_000, 1_900_000))
-        return limiter.tokens.limit_per_minute, limiter.tokens.is_heard
+        line = Line(6000)
+        admission = await line.admit(100)
+        line.hear(admission, tokens=LimitReport(2_000_000, 1_900_000))
+        return line.limiter.tokens.limit_per_minute, line.limiter.tokens.is_heard
 
     assert virtual_time.run(run()) == (6000, False)
 
@@ -240,12 +275,12 @@ def test_a_limit_nobody_gave_is_taken_over_from_the_server():
     """Without --tpm the first report brings limit and level."""
 
     async def run():
-        limiter = Limiter()
-        admission = await limiter.admit(100)
-        limiter.hear(admission, tokens=LimitReport(60_000, 0), requests=None)
+        line = Line()
+        admission = await line.admit(100)
+        line.hear(admission, tokens=LimitReport(60_000, 0), requests=None)
         loop = asyncio.get_running_loop()
         start = loop.time()
-        await limiter.admit(1000)
+        await line.admit(1000)
         return loop.time() - start
 
     assert virtual_time.run(run()) == pytest.approx(1.0 + MARGIN_SECONDS)
@@ -255,13 +290,13 @@ def test_a_report_wakes_who_waits():
     """Whoever waits for tokens goes on as soon as the server says that there are some, not when the timer ends."""
 
     async def run():
-        limiter = Limiter(600)
+        line = Line(600)
         loop = asyncio.get_running_loop()
-        first = await limiter.admit(10)
-        waiting = asyncio.create_task(limiter.admit(590))
+        first = await line.admit(10)
+        waiting = asyncio.create_task(line.admit(590))
         await asyncio.sleep(1)
         start = loop.time()
-        limiter.hear(first, tokens=LimitReport(600, 600))
+        line.hear(first, tokens=LimitReport(600, 600))
         await waiting
         return loop.time() - start
 
@@ -272,13 +307,13 @@ def test_settling_wakes_who_waits():
     """Tokens that come back are there at once for the next in line."""
 
     async def run():
-        limiter = Limiter(60_000, None, 60.0)
+        line = Line(60_000, None, 60.0)
         loop = asyncio.get_running_loop()
-        first = await limiter.admit(60_000)
-        waiting = asyncio.create_task(limiter.admit(30_000))
+        first = await line.admit(60_000)
+        waiting = asyncio.create_task(line.admit(30_000))
         await asyncio.sleep(1)
         start = loop.time()
-        limiter.settle(first, 100)
+        line.settle(first, 100)
         await waiting
         return loop.time() - start
 
@@ -305,9 +340,9 @@ def test_a_limit_that_only_the_server_gives_fails_no_row():
     """A header that says one token a minute is for the server to enforce; nobody gave --tpm."""
 
     async def run():
-        limiter = Limiter()
-        admission = await limiter.admit(500)
-        limiter.hear(admission, tokens=LimitReport(1, 1))
-        await asyncio.wait_for(limiter.admit(500), 200)
+        line = Line()
+        admission = await line.admit(500)
+        line.hear(admission, tokens=LimitReport(1, 1))
+        await asyncio.wait_for(line.admit(500), 200)
 
     virtual_time.run(run())

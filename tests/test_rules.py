@@ -95,7 +95,7 @@ def test_answers_without_usage_teach_nothing():
 
 
 def body(chat: ChatSettings, row: Row, pictures=(PICTURE,)) -> dict:
-    return json.loads(RequestBuilder(chat, TokenEstimator(chat).estimate).build(row, pictures).body)
+    return json.loads(RequestBuilder(chat, chat.model).build(row, pictures))
 
 
 def test_the_body_is_the_one_of_the_api_page():

@@ -1,0 +1,171 @@
+"""One endpoint of a run and all that is known of it: limits, places, health. One attempt goes through it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Literal
+
+from .concurrency import ConcurrencyController
+from .errors import AnswerError, RateLimited, RunError
+from .health import EndpointHealth
+from .limiter import Admission, Limiter
+from .pace import Pace
+from .rows import HttpAnswer, LimitReport, Picture, Reply, Row, TokenEstimate, Usage
+
+OVERLOAD_KINDS = frozenset({"overloaded", "saturated", "no_channel"})
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSteps:
+    """What is done to a row at one endpoint, in order. Tests pass plain functions, jobs the real ones."""
+
+    estimate: Callable[[Row, tuple[Picture, ...]], TokenEstimate]
+    build: Callable[[Row, tuple[Picture, ...]], bytes]
+    post: Callable[[bytes], Awaitable[HttpAnswer]]
+    read: Callable[[HttpAnswer], Reply]
+    report: Callable[[HttpAnswer], tuple[LimitReport | None, LimitReport | None]]
+    learn: Callable[[TokenEstimate, Usage], None]
+    price: Callable[[Reply], Decimal | None]
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """Permission for one attempt, and what is known of it afterwards. sent_at: by the loop's clock."""
+
+    channel: Channel
+    estimate: TokenEstimate
+    reserved_tokens: int
+    admission: Admission
+    sent_at: float = 0.0
+    latency_seconds: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Channel:
+    """The way to one endpoint.
+
+    name: for the `endpoint` column. model: its name there. concurrency: requests in flight at once, a
+    number or a controller that finds it out. charge: what is reserved, as in the settings. weight: its
+    share where several have room; 0: only when no other has. put_aside: why nothing is sent there any
+    more; None while it is in service.
+    """
+
+    name: str
+    model: str
+    steps: EndpointSteps
+    limiter: Limiter
+    concurrency: ConcurrencyController | int
+    health: EndpointHealth
+    charge: Literal["auto", "reserved", "used"] = "auto"
+    weight: float = 1.0
+    pace: Pace = field(default_factory=Pace)
+    in_flight: int = 0
+    put_aside: RunError | None = None
+    _probe: Ticket | None = None
+
+    def __repr__(self) -> str:
+        return f"<Channel {self.name} {self.in_flight}/{self.most_in_flight_now} out, {self.limiter}>"
+
+    # ---- who may go
+
+    @property
+    def most_in_flight_now(self) -> int:
+        """What concurrency is allowed at the moment; moves where it is found out."""
+        concurrency = self.concurrency
+        return concurrency if isinstance(concurrency, int) else concurrency.limit
+
+    @property
+    def ceiling(self) -> int:
+        """What concurrency never exceeds: what a kill -9 may cost at this endpoint."""
+        concurrency = self.concurrency
+        return concurrency if isinstance(concurrency, int) else concurrency.ceiling
+
+    @property
+    def load(self) -> float:
+        """How busy it would be with one more; the least loaded of those with room is chosen."""
+        return (self.in_flight + 1) / self.weight if self.weight else float("inf")
+
+    def closed_seconds(self, now: float) -> float:
+        """Seconds of a pause or a rest that are left; 0 when it is open."""
+        return max(self.limiter.closed_seconds(now), self.health.resting_until - now)
+
+    def reservation(self, estimate: TokenEstimate) -> int:
+        """Tokens to take before sending: with the longest answer where the endpoint charges that up front."""
+        up_front = self.charge == "reserved" or (self.charge == "auto" and self.limiter.is_heard)
+        return estimate.prompt + (estimate.longest_answer if up_front else estimate.likely_answer)
+
+    def wait_seconds(self, now: float, estimate: TokenEstimate) -> float:
+        """Seconds until such a request may be sent, 0 when now; inf while another must come back first."""
+        if self.in_flight >= self.most_in_flight_now or (self.health.is_probing and self._probe is not None):
+            return float("inf")
+        if (pace := self.pace.per_minute(now)) is not None and not self.limiter.set_pace(now, pace):
+            self.pace.forget()
+        wait = self.limiter.wait_seconds(now, self.reservation(estimate))
+        return max(wait, self.health.resting_until - now)
+
+    def admit(self, now: float, estimate: TokenEstimate) -> Ticket:
+        """Take place and tokens for one attempt; `leave` gives the place back."""
+        tokens = self.reservation(estimate)
+        ticket = Ticket(self, estimate, tokens, self.limiter.take(now, tokens))
+        self.pace.sent(now, tokens)
+        self.in_flight += 1
+        if self.health.is_probing:
+            self._probe = ticket
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """The attempt is over, however it ended."""
+        self.in_flight -= 1
+        if self._probe is ticket:
+            self._probe = None
+
+    def unused(self, now: float, ticket: Ticket) -> None:
+        """The ticket was given to somebody who had already left."""
+        self._settle(now, ticket, 0)
+        self.leave(ticket)
+
+    # ---- one attempt
+
+    async def send(self, ticket: Ticket, row: Row, pictures: tuple[Picture, ...]) -> Reply:
+        """One POST and what it teaches. Raises an AnswerError where no answer came."""
+        loop = asyncio.get_running_loop()
+        body = self.steps.build(row, pictures)
+        ticket.sent_at = loop.time()
+        try:
+            answer = await self.steps.post(body)
+        finally:
+            now = loop.time()
+            ticket.latency_seconds = now - ticket.sent_at
+        self.limiter.hear(now, ticket.admission, *self.steps.report(answer))
+        reply = self.steps.read(answer)
+        self._answered(ticket, reply.usage, now)
+        return reply
+
+    def _answered(self, ticket: Ticket, usage: Usage, now: float) -> None:
+        self.health.answered()
+        if isinstance(self.concurrency, ConcurrencyController):
+            self.concurrency.answered(now - ticket.sent_at, self.in_flight)
+        self.steps.learn(ticket.estimate, usage)
+        if usage.total_tokens and self.charge != "reserved":
+            self._settle(now, ticket, usage.total_tokens)
+
+    def _settle(self, now: float, ticket: Ticket, used_tokens: int) -> None:
+        self.limiter.settle(now, ticket.admission, used_tokens)
+        self.pace.sent(now, used_tokens - ticket.reserved_tokens)
+
+    def failed(self, ticket: Ticket, error: AnswerError, row_id: str, attempt: int, now: float) -> None:
+        """What a failed attempt means for those that follow.
+
+        Raises RunError where the endpoint is to be given up, RowError where the row is.
+        """
+        is_overload = error.kind in OVERLOAD_KINDS
+        if isinstance(self.concurrency, ConcurrencyController) and is_overload:
+            self.concurrency.overloaded(now)
+        hold_seconds = self.health.attempt_failed(error, row_id, attempt, ticket.sent_at, now, is_overload)
+        if isinstance(error, RateLimited) and not is_overload:
+            self.pace.refused(now, ticket.sent_at, ticket.reserved_tokens, hold_seconds)
+        if hold_seconds > 0:
+            self.limiter.close_until(now, now + hold_seconds)

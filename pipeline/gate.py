@@ -1,0 +1,127 @@
+"""The line before the endpoints: one for all, first in, first out, to whichever endpoint has room.
+
+A row that waits belongs to no endpoint yet. Whoever stands at the head goes to the least loaded of the
+endpoints that have a place and the tokens for it, and nobody overtakes the head, so a row with large
+pictures gets its turn. No endpoint idles meanwhile: its bucket fills until it is large enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .channel import Channel, Ticket
+from .errors import RowError
+from .rows import Picture, Row, TokenEstimate
+
+
+@dataclass(slots=True, eq=False)
+class Ask:
+    """A row that wants to be sent. avoid: endpoints that refused it for reasons of their own account."""
+
+    row: Row
+    pictures: tuple[Picture, ...]
+    avoid: set[Channel] = field(default_factory=set)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    ask: Ask
+    turn: asyncio.Future[Ticket]
+    # estimated when it stands at the head, with all that was learned until then
+    estimates: dict[Channel, TokenEstimate] = field(default_factory=dict)
+
+
+class Gate:
+    """Lets rows through to the channels. Asks only the event loop for time."""
+
+    def __init__(self, channels: Sequence[Channel]) -> None:
+        self.channels = tuple(channels)
+        self._line: deque[_Waiter] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def in_service(self) -> list[Channel]:
+        return [channel for channel in self.channels if channel.put_aside is None]
+
+    async def admit(self, ask: Ask) -> Ticket:
+        """Wait for the turn, for a place and for tokens. The ticket must be given back with `leave`.
+
+        Raises RowError where the request is above what a whole minute allows at any endpoint.
+        """
+        waiter = _Waiter(ask, asyncio.get_running_loop().create_future())
+        self._line.append(waiter)
+        if len(self._line) == 1:
+            self.poke()
+        try:
+            return await waiter.turn
+        except asyncio.CancelledError:
+            if waiter.turn.done() and not waiter.turn.cancelled() and not waiter.turn.exception():
+                ticket = waiter.turn.result()  # let through in the moment in which it was given up
+                ticket.channel.unused(asyncio.get_running_loop().time(), ticket)
+            self.poke()
+            raise
+
+    def leave(self, ticket: Ticket) -> None:
+        """The attempt is over; the next may come."""
+        ticket.channel.leave(ticket)
+        self.poke()
+
+    def poke(self) -> None:
+        """Something changed: let through as many as there is room for now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._line:
+            waiter = self._line[0]
+            if not waiter.turn.done():
+                wait_seconds = self._try(waiter)
+                if wait_seconds > 0:
+                    if wait_seconds < float("inf"):
+                        self._timer = asyncio.get_running_loop().call_later(wait_seconds, self.poke)
+                    return
+            self._line.popleft()
+
+    def _try(self, waiter: _Waiter) -> float:
+        """Let the head through, or say after how many seconds to try again."""
+        now = asyncio.get_running_loop().time()
+        best: Channel | None = None
+        shortest = float("inf")
+        try:
+            channels = self._possible(waiter)
+        except RowError as error:
+            waiter.turn.set_exception(error)
+            return 0.0
+        for channel in channels:
+            wait = channel.wait_seconds(now, waiter.estimates[channel])
+            if wait <= 0 and (best is None or channel.load < best.load):
+                best = channel
+            shortest = min(shortest, wait)
+        if best is None:
+            return shortest
+        waiter.turn.set_result(best.admit(now, waiter.estimates[best]))
+        return 0.0
+
+    def _possible(self, waiter: _Waiter) -> list[Channel]:
+        """Where the row may go at all. Raises RowError where its need is above the limit of each of them."""
+        in_service = self.in_service
+        wanted = [channel for channel in in_service if channel not in waiter.ask.avoid] or in_service
+        possible, refusal = [], None
+        for channel in wanted:
+            try:
+                self._estimate(waiter, channel)
+            except RowError as error:
+                refusal = error
+            else:
+                possible.append(channel)
+        if refusal is not None and not possible:
+            raise refusal
+        return possible
+
+    def _estimate(self, waiter: _Waiter, channel: Channel) -> None:
+        if channel not in waiter.estimates:
+            estimate = channel.steps.estimate(waiter.ask.row, waiter.ask.pictures)
+            channel.limiter.refuse_impossible(channel.reservation(estimate))
+            waiter.estimates[channel] = estimate
