@@ -72,5 +72,5 @@ def _tokens(mill: Mill) -> str:
     now = asyncio.get_running_loop().time()
     allowances = [c.limiter.tokens for c in mill.channels if c.put_aside is None and c.limiter.tokens]
     used = sum(a.used_last_minute(now) for a in allowances)
-    limit = sum(a.limit_per_minute for a in allowances)
+    limit = sum(a.rate_per_second for a in allowances) * 60
     return f"{used:,.0f}/{limit:,.0f} tok/min" if allowances else ""

@@ -101,7 +101,8 @@ class Channel:
         """Seconds until such a request may be sent, 0 when now; inf while another must come back first."""
         if self.in_flight >= self.most_in_flight_now or (self.health.is_probing and self._probe is not None):
             return float("inf")
-        if (pace := self.pace.per_minute(now)) is not None and not self.limiter.set_pace(now, pace):
+        pace = self.pace.per_minute(now)
+        if not self.limiter.set_pace(now, pace) and pace is not None:
             self.pace.forget()
         wait = self.limiter.wait_seconds(now, self.reservation(estimate))
         return max(wait, self.health.resting_until - now)
@@ -146,6 +147,7 @@ class Channel:
 
     def _answered(self, ticket: Ticket, usage: Usage, now: float) -> None:
         self.health.answered()
+        self.pace.answered()
         if isinstance(self.concurrency, ConcurrencyController):
             self.concurrency.answered(now - ticket.sent_at, self.in_flight)
         self.steps.learn(ticket.estimate, usage)
@@ -166,6 +168,7 @@ class Channel:
             self.concurrency.overloaded(now)
         hold_seconds = self.health.attempt_failed(error, row_id, attempt, ticket.sent_at, now, is_overload)
         if isinstance(error, RateLimited) and not is_overload:
+            self.limiter.refused(ticket.admission)
             self.pace.refused(now, ticket.sent_at, ticket.reserved_tokens, hold_seconds)
         if hold_seconds > 0:
             self.limiter.close_until(now, now + hold_seconds)

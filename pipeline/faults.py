@@ -53,6 +53,7 @@ RULES: tuple[Rule, ...] = (
     # -- money
     Rule(("user quota is not enough", "insufficient_user_quota", "pre_consume_token_quota_failed", "用户额度不足", "令牌额度不足",
           "预扣费额度失败", "该令牌额度已用尽"), None, "any", AccountError, "no_quota"),
+    Rule(("concurrent requests", "concurrency limit", "max_concurrency", "并发"), 429, "any", RateLimited, "saturated"),
     Rule(("负载已饱和",), None, "any", RateLimited, "saturated"),
     Rule(("insufficient_quota",), None, "relay", RateLimited, "saturated"),
     Rule(("insufficient_quota", "credit_balance_exhausted", "spend_limit", "organization_usage_limit_exceeded",

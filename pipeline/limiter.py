@@ -65,11 +65,11 @@ class _Entry:
 
 @dataclass(slots=True, eq=False)
 class _Mark:
-    """What a server had left at a time, and what had been granted by then."""
+    """What a server had left at a time, and what it had been sent by then."""
 
     time: float
     remaining: float
-    granted_total: float
+    sent_total: float
 
 
 @dataclass(slots=True, eq=False)
@@ -98,6 +98,7 @@ class Allowance:
         self._window: deque[_Entry] = deque()
         self._window_sum = 0.0
         self.is_heard = False
+        self._refused_total = 0.0  # of what was granted, what the server did not take
         self._mark: _Mark | None = None
         self._charges: deque[float] = deque(maxlen=3)  # measured: what a reserved token costs there
 
@@ -124,8 +125,9 @@ class Allowance:
 
     def set_pace(self, now: float, pace: float | None) -> None:
         """Tokens per minute from now on; None for the limit itself."""
-        self._advance(now)
-        self.pace = pace
+        if pace != self.pace:
+            self._advance(now)
+            self.pace = pace
 
     @property
     def charge(self) -> float:
@@ -196,13 +198,18 @@ class Allowance:
     def _measure_charge(self, now: float, limit: float, remaining: float) -> None:
         mark = self._mark
         if mark is None or limit != self.limit_per_minute or remaining >= FULL_SHARE * limit:
-            self._mark = _Mark(now, remaining, self._granted_total)
+            self._mark = _Mark(now, remaining, self._granted_total - self._refused_total)
             return
-        seconds, granted = now - mark.time, self._granted_total - mark.granted_total
-        if seconds >= CHARGE_SECONDS and granted > 0:
+        sent_total = self._granted_total - self._refused_total
+        seconds, sent = now - mark.time, sent_total - mark.sent_total
+        if seconds >= CHARGE_SECONDS and sent > 0:
             taken = mark.remaining - remaining + seconds * limit / WINDOW_SECONDS
-            self._charges.append(min(self.charge * taken / granted, MOST_CHARGE))
-            self._mark = _Mark(now, remaining, self._granted_total)
+            self._charges.append(min(self.charge * taken / sent, MOST_CHARGE))
+            self._mark = _Mark(now, remaining, sent_total)
+
+    def refused(self, grant: Grant) -> None:
+        """The server did not take it; how much it has left is in its report."""
+        self._refused_total += grant.amount
 
     def empty(self, now: float) -> None:
         """The server refused for want of this: whatever we thought was left is not there."""
@@ -322,6 +329,12 @@ class Limiter:
         self.tokens = self._hear_one(self.tokens, admission.tokens, tokens, now)
         self.requests = self._hear_one(self.requests, admission.requests, requests, now)
 
+    def refused(self, admission: Admission) -> None:
+        """The server answered 429: none of it was charged."""
+        for allowance, grant in ((self.tokens, admission.tokens), (self.requests, admission.requests)):
+            if allowance and grant:
+                allowance.refused(grant)
+
     def close_until(self, now: float, time: float) -> None:
         """Nobody passes before `time`; a later time already set stays."""
         for allowance in (self.tokens, self.requests):
@@ -334,12 +347,17 @@ class Limiter:
 
         Returns whether the pace was below the limit. Where the server tells what is left, that counts.
         """
-        if self.tokens is None:
-            if pace is None:
-                return False
-            self.tokens = Allowance(float("inf"), self._burst_seconds)
-        if self.is_heard or (pace is not None and pace >= self.tokens.limit_per_minute):
+        if self.is_heard:
             pace = None
+        if self.tokens is None and pace is not None:
+            self.tokens = Allowance(float("inf"), self._burst_seconds)
+        if self.tokens is None:
+            return False
+        if pace is not None and pace >= self.tokens.limit_per_minute:
+            pace = None
+        if pace is None and self.tokens.limit_per_minute == float("inf"):
+            self.tokens = None  # it stood for the pace alone
+            return False
         self.tokens.set_pace(now, pace)
         return pace is not None
 

@@ -26,6 +26,9 @@ KEEP_OF_MEASURED = 0.85
 KEEP_OF_GUESSED = 0.5
 RECENT_SECONDS = 10
 FEWEST_FOR_A_RATE = 4
+FEWEST_BETWEEN = 4  # requests between two refusals, where they are for our rate
+EARLY_TO_GIVE_UP = 8
+GIVEN_UP_SECONDS = 60.0
 LONGEST_GUESSED_SECONDS = 1.0
 SHORTEST_GUESSED_SECONDS = 0.05
 
@@ -40,6 +43,9 @@ class Pace:
         self._refused_at = float("-inf")
         self._peak: float | None = None  # tokens per minute, at which it refused
         self._keep = KEEP_OF_GUESSED
+        self._early = 0  # refusals, each with hardly a request since the last
+        self._taken = 0  # requests since the last refusal that were not refused
+        self._given_up_until = float("-inf")
 
     def sent(self, now: float, tokens: float) -> None:
         """So many were sent; negative for what turned out as unused."""
@@ -50,16 +56,26 @@ class Pace:
     def refused(self, now: float, sent_at: float, tokens: float, hold_seconds: float) -> None:
         """The server refused a request of so many tokens, and everybody holds so long for it."""
         self.sent(now, -tokens)
-        if sent_at <= self._refused_at:  # it was out already when we learned of the last one
+        if sent_at <= self._refused_at or now < self._given_up_until:
+            return  # it was out already when we learned of the last one
+        self._early = self._early + 1 if self._taken < FEWEST_BETWEEN else 0
+        self._taken = 0
+        if self._early >= EARLY_TO_GIVE_UP:
+            self._give_up(now, _one_each(tokens, hold_seconds))
             return
         if self._anchor is not None and self._measure(now, *self._anchor):
             return
         guess = self._recent_per_minute(now, tokens) or _one_each(tokens, hold_seconds)
-        self._peak = min(guess, self.per_minute(now) or guess)
+        slowest = _one_each(tokens, LONGEST_GUESSED_SECONDS) / KEEP_OF_GUESSED
+        self._peak = max(min(guess, self.per_minute(now) or guess), slowest)
         self._keep = KEEP_OF_GUESSED
         if self._anchor is None or now - self._anchor[0] > LONGEST_MEASURE_SECONDS:
             self._anchor = (now, self._total)
         self._refused_at = now
+
+    def answered(self) -> None:
+        """The server took a request."""
+        self._taken += 1
 
     def per_minute(self, now: float) -> float | None:
         """The pace; None while nothing was refused."""
@@ -72,6 +88,13 @@ class Pace:
     def forget(self) -> None:
         """The pace is above what is allowed anyway."""
         self._peak = None
+
+    def _give_up(self, now: float, per_minute: float) -> None:
+        self._peak, self._keep = per_minute, 1.0
+        self._anchor = None
+        self._early = 0
+        self._refused_at = now
+        self._given_up_until = now + GIVEN_UP_SECONDS
 
     def _measure(self, now: float, since: float, total_then: float) -> bool:
         seconds = now - since

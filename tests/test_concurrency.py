@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import virtual_time
-from scripted_chat import QuotaServer, error, good
+from scripted_chat import error, good
 from test_runner import Bench
 
 from pipeline.concurrency import ConcurrencyController
@@ -180,23 +180,6 @@ def test_a_limit_that_halves_and_comes_back():
     assert bad[1] <= 0.06 * bad[0]
     assert last[0] >= 0.8 * 60 * 60
     assert first[0] > bad[0]
-
-
-def test_a_hidden_quota_is_found():
-    """300,000 tokens a minute, unknown and unsaid: most of it used, few refused, every row answered."""
-    server = QuotaServer(300_000, cost=500, says_remaining=False)
-    bench = run_auto(server, 6000)
-    assert bench.tally.answered == 6000
-    assert server.utilisation(bench.started_at + bench.seconds) >= 0.75
-    assert server.refused <= 0.05 * 6000
-
-
-def test_a_quota_that_is_said_is_used_whole():
-    """The same with x-ratelimit headers and no --tpm: at least 95 %, at most 2 % refused."""
-    server = QuotaServer(300_000, cost=500)
-    bench = run_auto(server, 6000)
-    assert server.utilisation(bench.started_at + bench.seconds) >= 0.95
-    assert server.refused <= 0.02 * 6000
 
 
 def test_a_given_number_is_kept():
