@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import signal
 import sys
 from argparse import Namespace
@@ -42,7 +43,22 @@ HINTS = {
 def main(argv: list[str]) -> int:
     """Parse, run, sum up. Raises UsageError before anything is sent."""
     arguments = _parser().parse(argv)
-    return run(_job(arguments))
+    job = _job(arguments)
+    if arguments.debug_log is not None:
+        _open_log(arguments.debug_log)
+    return run(job)
+
+
+def _open_log(path: Path) -> None:
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise UsageError(f"--debug-log {path}: cannot be written ({error.strerror})") from None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
+    log = logging.getLogger("pipeline")
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
 
 
 def _parser() -> Parser:
@@ -63,6 +79,12 @@ def _parser() -> Parser:
         const="",
         metavar="KIND,...",
         help="try failed rows again: all of them, or those of some error kinds (as `status` shows them)",
+    )
+    parser.add_argument(
+        "--debug-log",
+        type=Path,
+        metavar="FILE",
+        help="write failed attempts, the state of each endpoint and the event loop's lag there",
     )
     parser.add_argument("--moved", action="store_true", help="the source of this run has another path now")
     add_settings(parser)

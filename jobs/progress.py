@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.live import ChannelState
 from pipeline.mill import Mill
 
 BAR_SECONDS = 0.25
@@ -51,26 +52,23 @@ def line(mill: Mill) -> str:
 
 
 def _facts(mill: Mill) -> str:
-    tally = mill.tally
-    facts = [_tokens(mill), f"${tally.cost_usd:.4f}" if tally.cost_usd is not None else ""]
-    facts.append(f"{mill.in_flight}/{mill.most_in_flight_now} out")
+    tally, states = mill.tally, mill.endpoint_states()
+    working = [s for s in states if s.put_aside is None]
+    facts = [_tokens(working), f"${tally.cost_usd:.4f}" if tally.cost_usd is not None else ""]
+    facts.append(f"{mill.in_flight}/{sum(s.most_in_flight for s in working)} out")
     if tally.retries:
         facts.append(f"{tally.retries} retries")
     if tally.failed:
         facts.append(f"{tally.failed} failed")
-    now = asyncio.get_running_loop().time()
-    closed = [c.closed_seconds(now) for c in mill.channels if c.put_aside is None]
-    if closed and (seconds := min(closed)) > 0:
+    if working and (seconds := min(s.paused_seconds for s in working)) > 0:
         facts.append(f"paused {seconds:.0f} s")
-    if aside := sum(c.put_aside is not None for c in mill.channels):
-        facts.append(f"{aside} of {len(mill.channels)} endpoints put aside")
+    if len(working) < len(states):
+        facts.append(f"{len(states) - len(working)} of {len(states)} endpoints put aside")
     return ", ".join(filter(None, facts))
 
 
-def _tokens(mill: Mill) -> str:
+def _tokens(states: list[ChannelState]) -> str:
     """Tokens of the last minute against the limits, over all endpoints that have one."""
-    now = asyncio.get_running_loop().time()
-    allowances = [c.limiter.tokens for c in mill.channels if c.put_aside is None and c.limiter.tokens]
-    used = sum(a.used_last_minute(now) for a in allowances)
-    limit = sum(a.rate_per_second for a in allowances) * 60
-    return f"{used:,.0f}/{limit:,.0f} tok/min" if allowances else ""
+    used = sum(s.tokens_last_minute or 0 for s in states)
+    limit = sum(s.tokens_per_minute or 0 for s in states)
+    return f"{used:,.0f}/{limit:,.0f} tok/min" if limit else ""

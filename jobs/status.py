@@ -1,7 +1,7 @@
 """captionmill status RUN
 
-How far a run is: rows answered, failed, left; tokens and dollars spent; the rate of the last minute.
-Works while the run is going on.
+How far a run is: rows answered, failed, left; tokens and dollars spent. Of one that is going on also the
+rate of the last minute and each endpoint: requests out, tokens against the limit, pauses.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from pipeline.folder import RunFolder
+from pipeline.live import ChannelState
 from pipeline.report import RunReport, read_report
 
 from .arguments import Parser
@@ -43,6 +44,7 @@ def _as_json(report: RunReport) -> str:
             "rows_last_minute": report.answered_last_minute,
             "tokens_last_minute": report.tokens_last_minute,
             "errors": report.errors,
+            **report.live,
         },
         indent=2,
     )
@@ -71,6 +73,7 @@ def _as_text(report: RunReport) -> str:
         lines.append(
             f"  last min  {report.answered_last_minute:>12,} rows, {report.tokens_last_minute:,} tokens"
         )
+        lines += [f"  endpoint  {ChannelState(**state)}" for state in report.live.get("endpoints", ())]
     return "\n".join(lines)
 
 

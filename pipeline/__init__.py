@@ -2,16 +2,16 @@
 
 In reading order. Nouns, rules and edges import nouns only; wiring imports anything (tests/test_layers.py).
 
-    nouns    rows        what travels: Row, Picture, ChatRequest, HttpAnswer, Reply, Outcome
+    nouns    rows        what travels: Row, Picture, HttpAnswer, Reply, Outcome
              errors      failures, named by what the run does next
              config      every setting: name, type, default, help
              sniff       what a file's bytes say it is
     rules    request     row + pictures -> the body of one chat request
              tokens      what a request will cost in tokens
-             limiter     tokens and requests per minute: who may send now
+             limiter     tokens and requests per minute: how much may be sent now
+             pace        ... and how much where nobody said: found out from refusals
              concurrency how many requests may be in flight, found out while running
-             slots       places for them: a semaphore whose size may change
-             health      what failures say about the endpoint: go on, hold everybody, or stop
+             health      what failures say about an endpoint: go on, hold everybody, rest, give it up
              replies     an HTTP answer -> a Reply
              faults      ... or the named error it amounts to; waits and limits a server tells
              retry       again, how often, after how long
@@ -24,7 +24,11 @@ In reading order. Nouns, rules and edges import nouns only; wiring imports anyth
              folder      the run folder: paths, its one writer, run.json
     wiring   checkpoint  journal first, Parquet from it
              ahead       pictures prepared ahead, bounded in number and bytes
+             channel     one endpoint: its limits, places and health; one attempt through it
+             gate        one line of rows before all endpoints, to whichever has room
+             connect     settings and key -> a channel
              runner      one row's journey, N rows at a time
+             live        the state of a run that is going on
              mill        a whole run
              report      what a run came to
              pages       the same as web pages

@@ -99,7 +99,7 @@ class ChatClient:
     """
 
     def __init__(self, endpoint: Endpoint, timeout_seconds: float, connect_seconds: float) -> None:
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._name = endpoint.name
         self._headers = endpoint.headers()
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=connect_seconds)
@@ -131,7 +131,7 @@ class ChatClient:
         assert self._session is not None, "use `async with`"  # noqa: S101
         data = body if len(body) < _ONE_PIECE_BYTES else io.BytesIO(body)
         try:
-            async with self._session.post(self._endpoint.url, data=data, allow_redirects=False) as response:
+            async with self._session.post(self.endpoint.url, data=data, allow_redirects=False) as response:
                 return HttpAnswer(response.status, response.headers, await _read(response))
         except aiohttp.ClientConnectorCertificateError as error:
             raise AccountError(

@@ -33,6 +33,7 @@ class RunFolder:
         self.gallery = path / "gallery"
         self.report = path / "report.html"
         self._lock_path = path / ".lock"
+        self._live_path = path / ".live.json"
         self._lock: int | None = None
 
     @property
@@ -85,6 +86,8 @@ class RunFolder:
 
     def unlock(self) -> None:
         if self._lock is not None:
+            with contextlib.suppress(OSError):
+                self._live_path.unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
 
@@ -145,6 +148,23 @@ class RunFolder:
             temporary.replace(self.run_json)
         except OSError as error:
             raise RunError(f"{self.run_json}: cannot be written ({error.strerror})", kind="disk") from error
+
+    # ---- the state of a run that is going on
+
+    def write_live(self, state: Mapping[str, Any]) -> None:
+        """For `read_live`. Not worth ending a run for: a full disk is passed over."""
+        temporary = self.path / ".live.json.tmp"
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps(state), encoding="utf-8")
+            temporary.replace(self._live_path)
+
+    def read_live(self) -> dict[str, Any]:
+        """What the running process wrote last; empty where there is nothing."""
+        try:
+            state = json.loads(self._live_path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return state if isinstance(state, dict) else {}
 
     def check_same_source(self, source: Path) -> None:
         """Refuse to mix the rows of two sources: a/photos and b/photos may hold the same file names.

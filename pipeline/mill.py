@@ -16,25 +16,20 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from . import faults, parts, replies
-from .channel import Channel, EndpointSteps
+from . import live, parts
 from .chat import ChatClient, Endpoint
 from .checkpoint import Checkpoint, open_checkpoint
-from .concurrency import ConcurrencyController
-from .config import EndpointEntry, RunConfig
-from .errors import AnswerError, RunError, UsageError
+from .config import RunConfig
+from .connect import connect
+from .errors import RunError, UsageError
 from .folder import RunFolder, utc_now
-from .health import EndpointHealth
 from .images import PicturePool, PicturePreparer
 from .journal import Entry, Journal
-from .limiter import Limiter
+from .live import ChannelState, LoopLag
 from .manifest import Manifest, Survey
 from .prices import PriceBook
-from .request import RequestBuilder
-from .retry import backoff_seconds
-from .rows import HttpAnswer, Outcome, Picture, Reply, Row, Tally, TokenEstimate
+from .rows import Outcome, Row, Tally
 from .runner import Runner, Steps
-from .tokens import TokenEstimator
 
 _LOOKUP_ROWS = 256
 EXAMPLES = 5
@@ -71,7 +66,11 @@ class Mill:
             ChatClient(endpoint, config.timeout, config.connect_timeout) for endpoint in job.endpoints
         )
         self._chance = random.Random()
-        self.channels = tuple(map(self._channel, config.endpoints(), job.endpoints, self._clients))
+        self.channels = tuple(
+            connect(config, entry, client, self._prices, self._chance)
+            for entry, client in zip(config.endpoints(), self._clients, strict=True)
+        )
+        self.lag = LoopLag()
         self._is_all_done = False  # the last start ended with no row left, and the source is the same
         self.endpoints_before: list[str] | None = None  # where an earlier start of this run sent to
         self._checkpoint: Checkpoint | None = None
@@ -129,6 +128,7 @@ class Mill:
         config = self._job.config
         pool = PicturePool(PicturePreparer(config), config.prepare_threads)
         models = sorted({channel.model for channel in self.channels})
+        watching = asyncio.gather(self.lag.watch(), live.keep(self.folder, self.channels, self.lag))
         loading = asyncio.get_running_loop().run_in_executor(None, self._prices.load, models)
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -142,9 +142,10 @@ class Mill:
                 await runner.run(self._unfinished_rows())
         finally:
             pool.close()
-            await asyncio.gather(
-                loading, return_exceptions=True
-            )  # without prices is better than without answers
+            watching.cancel()
+            # without prices is better than without answers
+            await asyncio.gather(loading, watching, return_exceptions=True)
+            live.log_lag(self.lag)
             await self._finish(self._checkpoint)
         if runner.stopped_by is not None:
             raise runner.stopped_by
@@ -181,10 +182,10 @@ class Mill:
     def in_flight(self) -> int:
         return self._runner.in_flight if self._runner else 0
 
-    @property
-    def most_in_flight_now(self) -> int:
-        """What concurrency is allowed at the moment; moves where it is auto."""
-        return sum(c.most_in_flight_now for c in self.channels if c.put_aside is None)
+    def endpoint_states(self) -> list[ChannelState]:
+        """Each endpoint at this moment. Only while the loop runs."""
+        now = asyncio.get_running_loop().time()
+        return [ChannelState.of(channel, now) for channel in self.channels]
 
     @property
     def seconds(self) -> float:
@@ -201,48 +202,6 @@ class Mill:
             await checkpoint.record(Entry(row.id, kind, text, row.content_hash))
 
         return Steps(prepare=pool.prepare, record=record, tell=tell, prepare_at_once=pool.threads + 1)
-
-    def _channel(self, entry: EndpointEntry, endpoint: Endpoint, client: ChatClient) -> Channel:
-        """One endpoint with its limits, its place in the price table and its own way of counting tokens."""
-        config, chance, model = self._job.config, self._chance, entry.model or self._job.config.model
-        own_rates = self._prices.own_rates(entry.price) if entry.price else None
-        estimator = TokenEstimator(config)
-
-        def estimate(row: Row, pictures: tuple[Picture, ...]) -> TokenEstimate:
-            return estimator.estimate(row.prompt, [(p.width, p.height) for p in pictures])
-
-        async def post(body: bytes) -> HttpAnswer:
-            try:
-                return await client.post(body)
-            except AnswerError as error:
-                raise _scrubbed(error, endpoint) from None
-
-        def read(answer: HttpAnswer) -> Reply:
-            reply = replies.read_reply(answer)
-            if reply is None:
-                raise _scrubbed(faults.read_error(answer, config.endpoint_kind), endpoint)
-            return reply
-
-        return Channel(
-            name=endpoint.name,
-            model=model,
-            steps=EndpointSteps(
-                estimate=estimate,
-                build=RequestBuilder(config, model).build,
-                post=post,
-                read=read,
-                report=lambda answer: faults.limit_reports(answer, config.rate_limit_headers),
-                learn=estimator.learn,
-                price=lambda reply: self._prices.cost((reply.model, model), reply.usage, own_rates),
-            ),
-            limiter=Limiter(entry.tpm, entry.rpm, config.burst_seconds),
-            concurrency=entry.concurrency or ConcurrencyController(config.max_concurrency),
-            health=EndpointHealth(
-                config.max_wait, config.max_outage, lambda attempt: backoff_seconds(attempt, chance)
-            ),
-            charge=config.charge,
-            weight=entry.weight,
-        )
 
     # ---- which rows
 
@@ -330,12 +289,6 @@ class Mill:
                 "other_settings": config.other_settings(),
             }
         )
-
-
-def _scrubbed(error: AnswerError, endpoint: Endpoint) -> AnswerError:
-    """Servers repeat the key they refuse, and broken headers come up in the client's own messages."""
-    error.args = (endpoint.scrub(str(error)),)
-    return error
 
 
 def _has_answers(folder: RunFolder) -> bool:

@@ -64,6 +64,7 @@ class RunReport:
     without_usage: int = 0
     answered_last_minute: int = 0
     tokens_last_minute: int = 0
+    live: dict[str, Any] = field(default_factory=dict)  # of a running one: see live.py
 
     @property
     def left(self) -> int:
@@ -87,6 +88,7 @@ def read_report(folder: RunFolder, now: float | None = None) -> RunReport:
     """
     run = folder.read_run()
     report = RunReport(str(folder.path), run["rows"], is_running=folder.is_running())
+    report.live = folder.read_live() if report.is_running else {}
     report.limit = (run.get("other_settings") or {}).get("limit")
     journal = Journal(folder.journal)
     try:

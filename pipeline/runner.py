@@ -14,6 +14,7 @@ for a pause, for the next attempt) are given up and stay unfinished. A second st
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -27,6 +28,8 @@ from .errors import AccountError, AnswerError, ConnectionLost, RateLimited, RowE
 from .gate import Ask, Gate
 from .retry import call, retrying
 from .rows import Failure, Outcome, Picture, Prepared, Reply, Row, Tally
+
+_log = logging.getLogger(__name__)
 
 MOST_ROWS_AHEAD = 64
 # workers beyond what may be in flight: they save answers while the others' requests are out
@@ -246,6 +249,7 @@ class Runner:
     def _failed(self, error: AnswerError, ask: Ask, trace: _Trace, ticket: Ticket) -> None:
         """What a failed attempt means for the others."""
         self.tally.rate_limited += isinstance(error, RateLimited)
+        _log.debug("%s: attempt %d at %s: %s", ask.row.id, trace.attempts, ticket.channel.name, error)
         now = asyncio.get_running_loop().time()
         try:
             ticket.channel.failed(ticket, error, ask.row.id, trace.attempts, now)

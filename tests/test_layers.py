@@ -21,7 +21,18 @@ RULES = {
     "prices",
 }
 EDGES = {"manifest", "images", "chat", "journal", "parts", "folder"}
-WIRING = {"channel", "gate", "ahead", "checkpoint", "runner", "mill", "report", "pages"}
+WIRING = {
+    "channel",
+    "gate",
+    "connect",
+    "ahead",
+    "checkpoint",
+    "runner",
+    "live",
+    "mill",
+    "report",
+    "pages",
+}
 ENDPOINT = {"endpoint.describer", "endpoint.completions", "endpoint.server"}
 
 MAY_IMPORT = (

@@ -1,0 +1,70 @@
+"""Settings, address and key -> a channel: one endpoint with its limits, prices and way of counting tokens."""
+
+from __future__ import annotations
+
+import random
+
+from . import faults, replies
+from .channel import Channel, EndpointSteps
+from .chat import ChatClient, Endpoint
+from .concurrency import ConcurrencyController
+from .config import EndpointEntry, RunConfig
+from .errors import AnswerError
+from .health import EndpointHealth
+from .limiter import Limiter
+from .prices import PriceBook
+from .request import RequestBuilder
+from .retry import backoff_seconds
+from .rows import HttpAnswer, Picture, Reply, Row, TokenEstimate
+from .tokens import TokenEstimator
+
+
+def connect(
+    config: RunConfig, entry: EndpointEntry, client: ChatClient, prices: PriceBook, chance: random.Random
+) -> Channel:
+    """The channel for one of `config.endpoints()`. client: need not be open yet."""
+    endpoint, model = client.endpoint, entry.model or config.model
+    own_rates = prices.own_rates(entry.price) if entry.price else None
+    estimator = TokenEstimator(config)
+
+    def estimate(row: Row, pictures: tuple[Picture, ...]) -> TokenEstimate:
+        return estimator.estimate(row.prompt, [(p.width, p.height) for p in pictures])
+
+    async def post(body: bytes) -> HttpAnswer:
+        try:
+            return await client.post(body)
+        except AnswerError as error:
+            raise _scrubbed(error, endpoint) from None
+
+    def read(answer: HttpAnswer) -> Reply:
+        reply = replies.read_reply(answer)
+        if reply is None:
+            raise _scrubbed(faults.read_error(answer, config.endpoint_kind), endpoint)
+        return reply
+
+    return Channel(
+        name=endpoint.name,
+        model=model,
+        steps=EndpointSteps(
+            estimate=estimate,
+            build=RequestBuilder(config, model).build,
+            post=post,
+            read=read,
+            report=lambda answer: faults.limit_reports(answer, config.rate_limit_headers),
+            learn=estimator.learn,
+            price=lambda reply: prices.cost((reply.model, model), reply.usage, own_rates),
+        ),
+        limiter=Limiter(entry.tpm, entry.rpm, config.burst_seconds),
+        concurrency=entry.concurrency or ConcurrencyController(config.max_concurrency),
+        health=EndpointHealth(
+            config.max_wait, config.max_outage, lambda attempt: backoff_seconds(attempt, chance)
+        ),
+        charge=config.charge,
+        weight=entry.weight,
+    )
+
+
+def _scrubbed(error: AnswerError, endpoint: Endpoint) -> AnswerError:
+    """Servers repeat the key they refuse, and broken headers come up in the client's own messages."""
+    error.args = (endpoint.scrub(str(error)),)
+    return error

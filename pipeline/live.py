@@ -1,0 +1,106 @@
+"""The state of a run that is going on: what the bar shows, `status` reads and the debug log keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .channel import Channel
+from .folder import RunFolder
+
+LAG_SECONDS = 0.02
+WRITE_SECONDS = 2.0
+LOG_SECONDS = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelState:
+    """One endpoint at this moment.
+
+    tokens_per_minute: the limit it is held to, given, reported or found out; None while there is none.
+    is_probing: it broke, and one request at a time finds out whether it works again. put_aside: why it
+    is given up.
+    """
+
+    name: str
+    model: str
+    in_flight: int
+    most_in_flight: int
+    tokens_last_minute: float | None
+    tokens_per_minute: float | None
+    paused_seconds: float
+    is_probing: bool
+    put_aside: str | None
+
+    @classmethod
+    def of(cls, channel: Channel, now: float) -> ChannelState:
+        """now: by the loop's clock."""
+        tokens = channel.limiter.tokens
+        return cls(
+            name=channel.name,
+            model=channel.model,
+            in_flight=channel.in_flight,
+            most_in_flight=channel.most_in_flight_now,
+            tokens_last_minute=round(tokens.used_last_minute(now)) if tokens else None,
+            tokens_per_minute=round(tokens.rate_per_second * 60) if tokens else None,
+            paused_seconds=round(max(0.0, channel.closed_seconds(now)), 1),
+            is_probing=channel.health.is_probing,
+            put_aside=None if channel.put_aside is None else str(channel.put_aside),
+        )
+
+    def __str__(self) -> str:
+        if self.put_aside is not None:
+            return f"{self.name}: put aside: {self.put_aside}"
+        text = f"{self.name}: {self.in_flight} of {self.most_in_flight} out"
+        if self.tokens_per_minute is not None:
+            text += f", {self.tokens_last_minute:,.0f} of {self.tokens_per_minute:,.0f} tokens/min"
+        if self.paused_seconds:
+            text += f", paused {self.paused_seconds:,.0f} s"
+        return text + (", being probed" if self.is_probing else "")
+
+
+class LoopLag:
+    """How late the event loop comes back to a timer: what a block of its thread costs every request.
+
+    longest_seconds: of the run. stalls: how often it was over 50 ms.
+    """
+
+    def __init__(self) -> None:
+        self.longest_seconds = 0.0
+        self.stalls = 0
+
+    async def watch(self) -> None:
+        """Until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_SECONDS
+            await asyncio.sleep(LAG_SECONDS)
+            late = loop.time() - due
+            self.longest_seconds = max(self.longest_seconds, late)
+            self.stalls += late > 0.05
+
+
+async def keep(folder: RunFolder, channels: Sequence[Channel], lag: LoopLag) -> None:
+    """Write the state where `status` finds it, and into the debug log. Until cancelled."""
+    loop = asyncio.get_running_loop()
+    log_at = loop.time() + LOG_SECONDS
+    while True:
+        states = [ChannelState.of(channel, loop.time()) for channel in channels]
+        state: dict[str, Any] = {"endpoints": [asdict(s) for s in states], "loop_lag_s": lag.longest_seconds}
+        await loop.run_in_executor(None, folder.write_live, state)
+        if loop.time() >= log_at:
+            log_at += LOG_SECONDS
+            for each in states:
+                _log.debug("%s", each)
+            log_lag(lag)
+        await asyncio.sleep(WRITE_SECONDS)
+
+
+def log_lag(lag: LoopLag) -> None:
+    """The loop-lag figure of the run so far."""
+    _log.debug("event loop at most %.0f ms late, %d times over 50 ms", lag.longest_seconds * 1000, lag.stalls)
