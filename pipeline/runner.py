@@ -267,9 +267,9 @@ class Runner:
             raise error
         left = [c.name for c in self._gate.in_service]
         if not left:
-            reasons = "; ".join(f"{c.name}: {c.put_aside}" for c in self._gate.channels)
+            reasons = "; ".join(_named(c) for c in self._gate.channels)
             raise RunError(f"no endpoint is left ({reasons})", kind=error.kind, http_status=error.http_status)
-        self._steps.tell(f"{channel.name} is put aside: {error}; going on with {', '.join(left)}")
+        self._steps.tell(f"put aside: {_named(channel)}; going on with {', '.join(left)}")
         self._gate.poke()
 
     def _enter(self) -> None:
@@ -325,3 +325,9 @@ class Runner:
             tally.unpriced += 1
         else:
             tally.cost_usd = (tally.cost_usd or Decimal(0)) + Decimal(outcome.cost_usd)
+
+
+def _named(channel: Channel) -> str:
+    """Why an endpoint was given up, with its name; what the connection says has it already."""
+    reason = str(channel.put_aside)
+    return reason if reason.startswith(channel.name) else f"{channel.name}: {reason}"
