@@ -10,6 +10,7 @@ import json
 import re
 import ssl
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import TracebackType
 from urllib.parse import urlsplit, urlunsplit
 
@@ -54,7 +55,7 @@ class Endpoint:
         """JSON text without the key. A key too short to be one (any, x) is left: captions hold such words."""
         if self.key is None or len(self.key) < SHORTEST_SECRET:
             return record
-        return record.replace(json.dumps(self.key)[1:-1], "[key]")
+        return record.replace(_in_json(self.key), "[key]")
 
     @property
     def is_local(self) -> bool:
@@ -68,6 +69,11 @@ class Endpoint:
             else:
                 headers["Authorization"] = f"Bearer {self.key}"
         return headers
+
+
+@lru_cache
+def _in_json(key: str) -> str:
+    return json.dumps(key)[1:-1]
 
 
 def chat_completions_url(base_url: str) -> str:

@@ -44,8 +44,7 @@ class Checkpoint:
         self.grace_seconds = GRACE_SECONDS
         self._journal_thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._parts_thread = ThreadPoolExecutor(1, thread_name_prefix="parts")
-        self._pending: list[Entry] = []
-        self._committed: asyncio.Future[None] | None = None
+        self._pending: list[tuple[Entry, asyncio.Future[None]]] = []
         self._committing: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
         self._waiting_rows = journal.waiting_count()
@@ -53,31 +52,33 @@ class Checkpoint:
 
     async def record(self, entry: Entry) -> None:
         """Return when the row is durable. Raises RunError where it could not be made so."""
-        if self._committed is None:
-            self._committed = asyncio.get_running_loop().create_future()
-        self._pending.append(entry)
-        committed = self._committed
+        committed = asyncio.get_running_loop().create_future()
+        self._pending.append((entry, committed))
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_groups())
-        await asyncio.shield(committed)
+        await committed
 
     async def _commit_groups(self) -> None:
         """One transaction after the other; each takes all that came while the last one was written."""
         loop = asyncio.get_running_loop()
-        while self._pending and self._committed is not None:
-            group, committed = self._pending, self._committed
-            self._pending, self._committed = [], None
+        while self._pending:
+            waiting, self._pending = self._pending, []
+            group = [entry for entry, _ in waiting]
             try:
                 await self._commit(loop, group)
             except BaseException as error:
-                committed.set_exception(error if isinstance(error, RunError) else _unexpected(error))
-                committed.exception()  # seen, even where every waiter was cancelled
+                reason = error if isinstance(error, RunError) else _unexpected(error)
+                for _, committed in waiting:
+                    if not committed.done():  # somebody still waits for it
+                        committed.set_exception(reason)
                 if not isinstance(error, RunError):
                     self._committing = None
                     raise
             else:
                 self._waiting_rows += sum(entry.failure_kind is None for entry in group)
-                committed.set_result(None)
+                for _, committed in waiting:
+                    if not committed.done():
+                        committed.set_result(None)
                 self._write_part_if_due()
         self._committing = None
 

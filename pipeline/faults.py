@@ -53,7 +53,7 @@ RULES: tuple[Rule, ...] = (
     # -- money
     Rule(("user quota is not enough", "insufficient_user_quota", "pre_consume_token_quota_failed", "用户额度不足", "令牌额度不足",
           "预扣费额度失败", "该令牌额度已用尽"), None, "any", AccountError, "no_quota"),
-    Rule(("concurrent requests", "concurrency limit", "max_concurrency", "并发"), 429, "any", RateLimited, "saturated"),
+    Rule(("concurrent requests", "concurrency limit", "concurrency_limit", "max_concurrency", "并发"), 429, "any", RateLimited, "saturated"),
     Rule(("负载已饱和",), None, "any", RateLimited, "saturated"),
     Rule(("insufficient_quota",), None, "relay", RateLimited, "saturated"),
     Rule(("insufficient_quota", "credit_balance_exhausted", "spend_limit", "organization_usage_limit_exceeded",
@@ -224,12 +224,17 @@ def limit_reports(answer: HttpAnswer, trust: str = "auto") -> tuple[LimitReport 
     headers = answer.headers
     if trust == "ignore" or (trust == "auto" and looks_like_relay(answer)):
         return None, None
-    return _limit_report(headers, "tokens"), _limit_report(headers, "requests")
+    return _limit_report(headers, *_TOKEN_HEADERS), _limit_report(headers, *_REQUEST_HEADERS)
 
 
-def _limit_report(headers: Mapping[str, str], what: str) -> LimitReport | None:
-    limit = _number(headers.get(f"x-ratelimit-limit-{what}", ""))
-    remaining = _number(headers.get(f"x-ratelimit-remaining-{what}", ""))
+_TOKEN_HEADERS = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens")
+_REQUEST_HEADERS = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests")
+
+
+def _limit_report(headers: Mapping[str, str], limit_name: str, remaining_name: str) -> LimitReport | None:
+    if limit_name not in headers:
+        return None
+    limit, remaining = _number(headers[limit_name]), _number(headers.get(remaining_name, ""))
     if limit is None or limit < 1 or remaining is None:  # Azure sends -1 and 0 where it does not know
         return None
     return LimitReport(limit, remaining)

@@ -89,13 +89,17 @@ class Gate:
         now = asyncio.get_running_loop().time()
         best: Channel | None = None
         shortest = float("inf")
-        try:
-            channels = self._possible(waiter)
-        except RowError as error:
-            waiter.turn.set_exception(error)
-            return 0.0
-        for channel in channels:
-            wait = channel.wait_seconds(now, waiter.estimates[channel])
+        if all(channel.put_aside is not None for channel in waiter.estimates):  # also when it is new here
+            try:
+                waiter.estimates.clear()
+                self._estimate(waiter)
+            except RowError as error:
+                waiter.turn.set_exception(error)
+                return 0.0
+        for channel, estimate in waiter.estimates.items():
+            if channel.put_aside is not None:
+                continue
+            wait = channel.wait_seconds(now, estimate)
             if wait <= 0 and (best is None or channel.load < best.load):
                 best = channel
             shortest = min(shortest, wait)
@@ -104,24 +108,20 @@ class Gate:
         waiter.turn.set_result(best.admit(now, waiter.estimates[best]))
         return 0.0
 
-    def _possible(self, waiter: _Waiter) -> list[Channel]:
-        """Where the row may go at all. Raises RowError where its need is above the limit of each of them."""
+    def _estimate(self, waiter: _Waiter) -> None:
+        """Where the row may go at all, and what it needs there.
+
+        Raises RowError where its need is above the whole limit of each of them.
+        """
         in_service = self.in_service
-        wanted = [channel for channel in in_service if channel not in waiter.ask.avoid] or in_service
-        possible, refusal = [], None
-        for channel in wanted:
+        refusal = None
+        for channel in [c for c in in_service if c not in waiter.ask.avoid] or in_service:
+            estimate = channel.steps.estimate(waiter.ask.row, waiter.ask.pictures)
             try:
-                self._estimate(waiter, channel)
+                channel.limiter.refuse_impossible(channel.reservation(estimate))
             except RowError as error:
                 refusal = error
             else:
-                possible.append(channel)
-        if refusal is not None and not possible:
+                waiter.estimates[channel] = estimate
+        if refusal is not None and not waiter.estimates:
             raise refusal
-        return possible
-
-    def _estimate(self, waiter: _Waiter, channel: Channel) -> None:
-        if channel not in waiter.estimates:
-            estimate = channel.steps.estimate(waiter.ask.row, waiter.ask.pictures)
-            channel.limiter.refuse_impossible(channel.reservation(estimate))
-            waiter.estimates[channel] = estimate

@@ -136,7 +136,7 @@ def to_record(outcome: Outcome, model: str) -> str:
         record["cached_tokens"] = usage.cached_tokens
         record["reasoning_tokens"] = usage.reasoning_tokens
         record["usage_source"] = "reported" if usage.is_reported else "missing"
-        record["cost_usd"] = outcome.cost_usd
+        record["cost_usd"] = None if outcome.cost_usd is None else format(outcome.cost_usd, "f")
         record["model"] = reply.model
         record["response_id"] = reply.id
         record["system_fingerprint"] = reply.system_fingerprint
@@ -149,10 +149,14 @@ def to_record(outcome: Outcome, model: str) -> str:
     return _dump({k: v for k, v in record.items() if v is not None})
 
 
+# made once: json.dumps with options makes one for each call
+_JSON = json.JSONEncoder(separators=(",", ":"), check_circular=False)
+
+
 def _dump(record: dict[str, Any]) -> str:
-    text = json.dumps(record, separators=(",", ":"))
+    text = _JSON.encode(record)
     if "\\ud" in text:  # perhaps half of a surrogate pair (a cut emoji), which no UTF-8 column can hold
-        text = json.dumps(_whole_text(record), separators=(",", ":"))
+        text = _JSON.encode(_whole_text(record))
     return text
 
 

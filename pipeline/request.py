@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from .config import API_ORDER, ChatSettings
 from .rows import Picture, Row
 
+_JSON = json.JSONEncoder(separators=(",", ":"))  # made once: json.dumps with options makes one for each call
+
 
 def _json(value: object) -> bytes:
     # ASCII only: a prompt made of an undecodable file name stays valid JSON
-    return json.dumps(value, separators=(",", ":")).encode("ascii")
+    return _JSON.encode(value).encode("ascii")
 
 
 class RequestBuilder:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from decimal import Decimal
 
 from .errors import RowError
 
@@ -152,7 +152,7 @@ class Outcome:
     latency_seconds: float | None = None
     endpoint: str | None = None
     model_requested: str | None = None
-    cost_usd: str | None = None
+    cost_usd: Decimal | None = None
 
 
 @dataclass(slots=True)
@@ -171,7 +171,7 @@ class Tally:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     reserved_tokens: int = 0
-    cost_usd: Any = None  # Decimal; None until a priced answer came
+    cost_usd: Decimal | None = None  # None until a priced answer came
     unpriced: int = 0
     failures_by_kind: dict[str, int] = field(default_factory=dict)
     failed_examples: list[str] = field(default_factory=list)

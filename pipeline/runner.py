@@ -302,7 +302,7 @@ class Runner:
             latency_seconds=last.latency_seconds if last else None,
             endpoint=last.channel.name if last else None,
             model_requested=last.channel.model if last else None,
-            cost_usd=None if cost is None else format(cost, "f"),
+            cost_usd=cost,
         )
 
     def _count(self, outcome: Outcome) -> None:
@@ -324,7 +324,7 @@ class Runner:
         if outcome.cost_usd is None:
             tally.unpriced += 1
         else:
-            tally.cost_usd = (tally.cost_usd or Decimal(0)) + Decimal(outcome.cost_usd)
+            tally.cost_usd = (tally.cost_usd or Decimal(0)) + outcome.cost_usd
 
 
 def _named(channel: Channel) -> str:

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 
 import crashing_writer
@@ -329,7 +330,7 @@ def test_every_column_round_trips(tmp_path):
         estimated_tokens=500,
         latency_seconds=1.25,
         endpoint="h/v1",
-        cost_usd="0.006160000",
+        cost_usd=Decimal("0.006160000"),
     )
     path = tmp_path / "part.parquet"
     assert parts.write_table(path, [parts.to_record(outcome, "gpt-4o")]) == 1

@@ -32,7 +32,7 @@ def entries(count: int):
             continue
         model = "gpt-4o" if n % 2 else "mystery"
         reply = Reply((Choice(0, f"{NASTY} {n}", "stop", "stop"),), Usage(100, 10, 110, 40, 5), model=model)
-        cost = "0.000350000" if n % 2 else None
+        cost = Decimal("0.000350000") if n % 2 else None
         outcome = Outcome(row, now - (200 if n < 10 else 0), now - (200 if n < 10 else 0), 1, reply=reply,
                           estimated_tokens=200, latency_seconds=1.5, cost_usd=cost)  # fmt: skip
         yield Entry(row.id, None, parts.to_record(outcome, model))
