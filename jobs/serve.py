@@ -27,6 +27,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--port", type=int, default=8765, help="port; 0 takes a free one [8765]")
     parser.add_argument("--tpm", type=int, help="tokens per minute [no limit]")
     parser.add_argument("--rpm", type=int, help="requests per minute [no limit]")
+    parser.add_argument("--empty", action="store_true", help="the quotas start empty, not full")
+    parser.add_argument(
+        "--silent", action="store_true", help="no x-ratelimit headers: limits show in 429s only"
+    )
     parser.add_argument("--latency", type=float, default=0.0, help="seconds an answer takes, +-30 %% [0]")
     parser.add_argument(
         "--fault",
@@ -54,6 +58,8 @@ def main(argv: list[str]) -> int:
         faults=dict(_fault(text) for text in arguments.fault),
         seed=arguments.seed,
         keeps_ledger=arguments.ledger,
+        starts_empty=arguments.empty,
+        says_limits=not arguments.silent,
     )
     asyncio.run(_serve(settings, arguments.host, arguments.port))
     return 0

@@ -27,7 +27,11 @@ FAULTS = ("500", "503", "429", "reset", "truncate", "empty", "hang")
 
 @dataclass(frozen=True, slots=True)
 class EndpointSettings:
-    """key: None accepts any. limits a minute: None for none. faults: name -> share of the requests."""
+    """key: None accepts any. limits a minute: None for none. faults: name -> share of the requests.
+
+    starts_empty: the quota was used up just before. says_limits: with x-ratelimit headers; without, a
+    limit shows in its 429s only.
+    """
 
     key: str | None = None
     tokens_per_minute: int | None = None
@@ -37,20 +41,32 @@ class EndpointSettings:
     faults: dict[str, float] = field(default_factory=dict)
     seed: int = 0
     keeps_ledger: bool = False
+    starts_empty: bool = False
+    says_limits: bool = True
 
 
 class Quota:
-    """A full bucket of one minute that refills continuously, as providers describe theirs."""
+    """A bucket of one minute that refills continuously, as providers describe theirs.
 
-    def __init__(self, per_minute: int, what: str, now: float) -> None:
+    taken, available: since the first request, which starts the clock.
+    """
+
+    def __init__(self, per_minute: int, what: str, starts_empty: bool) -> None:
         self.per_minute = per_minute
         self.what = what
-        self.level = float(per_minute)
-        self._updated = now
+        self.level = self.available = 0.0 if starts_empty else float(per_minute)
+        self.taken = 0.0
+        self._updated: float | None = None
 
     def refill(self, now: float) -> None:
-        self.level = min(self.per_minute, self.level + (now - self._updated) * self.per_minute / 60)
+        refill = (now - (self._updated or now)) * self.per_minute / 60
         self._updated = now
+        self.available += refill
+        self.level = min(self.per_minute, self.level + refill)
+
+    def take(self, amount: float) -> None:
+        self.level -= amount
+        self.taken += amount
 
     def wait_seconds(self, amount: float) -> float:
         return max(0.0, (amount - self.level) * 60 / self.per_minute)
@@ -70,9 +86,8 @@ class BuiltinEndpoint:
 
     def __init__(self, settings: EndpointSettings) -> None:
         self._settings = settings
-        now = time.monotonic()
         limits = ((settings.tokens_per_minute, "tokens"), (settings.requests_per_minute, "requests"))
-        self._quotas = {what: Quota(limit, what, now) for limit, what in limits if limit}
+        self._quotas = {what: Quota(limit, what, settings.starts_empty) for limit, what in limits if limit}
         self._chance = random.Random(settings.seed)
         self._answers = 0
         self._in_flight = 0
@@ -148,6 +163,10 @@ class BuiltinEndpoint:
                 "most_in_flight": self.most_in_flight,
                 "distinct_requests_answered": len(self.ledger),
                 "answered_again": sum(n - 1 for n in self.ledger.values()),
+                "quotas": {
+                    q.what: {"taken": round(q.taken), "available": round(q.available)}
+                    for q in self._quotas.values()
+                },
             }
         )
 
@@ -178,7 +197,7 @@ class BuiltinEndpoint:
             if (wait := quota.wait_seconds(needs[what])) > 0:
                 return self._too_fast(question.model, quota, needs[what], wait)
         for what, quota in self._quotas.items():
-            quota.level -= needs[what]
+            quota.take(needs[what])
         return None
 
     def _too_fast(self, model: str, quota: Quota, need: int, wait: float) -> web.Response:
@@ -199,6 +218,8 @@ class BuiltinEndpoint:
     def _headers(self) -> dict[str, str]:
         now = time.monotonic()
         headers: dict[str, str] = {}
+        if not self._settings.says_limits:
+            return headers
         for quota in self._quotas.values():
             quota.refill(now)
             headers |= quota.headers()
