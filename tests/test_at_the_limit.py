@@ -151,6 +151,22 @@ def test_a_limit_on_requests_at_once_is_found(words, share):
     assert server.refused <= 0.03 * 20_000
 
 
+def test_a_server_that_refuses_at_any_rate_is_not_starved():
+    """Two of three requests get 429 by chance, "again in 50 ms": at least a row a second, not ever fewer."""
+    chance = random.Random(5)
+
+    class Moody:
+        async def post(self, _body: bytes) -> HttpAnswer:
+            await asyncio.sleep(0.2)
+            if chance.random() < 2 / 3:
+                return error(429, "rate_limit_exceeded", {"retry-after-ms": "50"})
+            return good()
+
+    bench = Bench(Moody(), 1000, concurrency=16).run()
+    assert bench.tally.answered == 1000
+    assert bench.seconds <= 1000
+
+
 # ------------------------------------------------------------------------------- the pace
 
 

@@ -183,6 +183,22 @@ def test_limits_are_enforced_and_told():
         assert "Request too large" in answer["error"]["message"]
 
 
+def test_a_quota_may_start_empty_and_say_nothing():
+    """The first request is refused, without a word of the limit; what was to be had and taken is counted."""
+    with serving(EndpointSettings(tokens_per_minute=60_000, starts_empty=True, says_limits=False)) as url:
+        status, _, headers = post(url, question(max_tokens=1000))
+        assert status == 429
+        assert "retry-after" in headers
+        assert not [name for name in headers if name.startswith("x-ratelimit")]
+        time.sleep(int(headers["retry-after-ms"]) / 1000)  # a real server's real bucket
+        assert post(url, question(max_tokens=1000))[0] == 200
+        with urllib.request.urlopen(url.removesuffix("/v1") + "/stats") as answer:
+            tokens = json.load(answer)["quotas"]["tokens"]
+    need = picture_tokens(640, 480) + text_tokens("Describe this image.") + 1000
+    assert tokens["taken"] == pytest.approx(need, abs=20)
+    assert need <= tokens["available"] <= 3 * need
+
+
 def test_faults_come_at_their_rate():
     """A third of the requests fails as asked, the others are answered."""
     with serving(EndpointSettings(faults={"500": 0.2, "truncate": 0.1}, seed=3)) as url:

@@ -43,12 +43,15 @@ def test_the_examples_run(tmp_path):
     assert labels.loc["phone", "prompt"] == "Describe this phone picture."
 
 
-def test_the_settings_file_is_valid():
-    """The TOML example is made of real settings."""
-    (text,) = re.findall(r"```toml\n(.*?)```", README, re.S)
-    settings = tomllib.loads(text)
-    settings.pop("prompt_file")
-    assert RunConfig.model_validate(settings).tpm == 300_000
+def test_the_settings_files_are_valid():
+    """The TOML examples are made of real settings."""
+    texts = re.findall(r"```toml\n(.*?)```", README, re.S)
+    one, several = (
+        RunConfig.model_validate({k: v for k, v in tomllib.loads(text).items() if k != "prompt_file"})
+        for text in texts
+    )
+    assert one.tpm == 300_000
+    assert [entry.tpm for entry in several.endpoints()] == [200_000, 100_000, None]
 
 
 def test_every_column_is_explained():
@@ -59,9 +62,10 @@ def test_every_column_is_explained():
 
 
 def test_every_file_has_its_caption():
-    """The tree in the README names each file of library and jobs."""
+    """The tree in the README names each file of library, jobs and benchmarks."""
     tree = README.split("## The house")[1]
     files = [*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "jobs").glob("*.py")]
+    files += (ROOT / "benchmarks").glob("*.py")
     assert [f.name for f in files if not f.name.startswith("__") and f.name not in tree] == []
 
 

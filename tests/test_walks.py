@@ -138,6 +138,102 @@ def test_walk_4_a_cost_report(tmp_path):
 # ------------------------------------------------------------------------------- the same command again
 
 
+TWO_ENDPOINTS = """
+model = "gpt-4o"
+{first}
+[[endpoint]]
+base_url = "{one}"
+api_key_env = "KEY_ONE"
+price = {{ input = 1000, output = 0 }}
+[[endpoint]]
+base_url = "{two}"
+api_key_env = "KEY_TWO"
+model = "vision-large"
+"""
+
+
+def test_two_endpoints_and_one_that_refuses(tmp_path):
+    """Both share the rows, each asked for its own model at its own price; the wrong key is put aside with a line."""
+    draw_pictures(tmp_path / "p", 60)
+    keys = {"KEY_ONE": "sk-one-5d1c9e7a", "KEY_TWO": "sk-two-5d1c9e7a", "KEY_BAD": "sk-bad-5d1c9e7a"}
+    one, two, bad = (
+        EndpointSettings(key=keys["KEY_ONE"], latency_seconds=0.2),
+        EndpointSettings(key=keys["KEY_TWO"], latency_seconds=0.2, models=("vision-large",)),
+        EndpointSettings(key="another"),
+    )
+    with serving(one) as first, serving(two) as second, serving(bad) as third:
+        entry = f'[[endpoint]]\nbase_url = "{third}"\napi_key_env = "KEY_BAD"'
+        (tmp_path / "run.toml").write_text(TWO_ENDPOINTS.format(one=first, two=second, first=entry))
+        done = captionmill(
+            "caption",
+            "p",
+            "--config",
+            "run.toml",
+            "-o",
+            "run",
+            "--debug-log",
+            "debug.log",
+            cwd=tmp_path,
+            **keys,
+        )
+        answers = stats(first)["answers"], stats(second)["answers"]
+        assert stats(third)["by_status"] == {"401": stats(third)["by_status"]["401"]}
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("put aside: ") == 1
+    table = results(tmp_path / "run")
+    names = [url.removeprefix("http://") + "/chat/completions" for url in (first, second)]
+    assert [int((table["endpoint"] == name).sum()) for name in names] == list(answers)
+    assert min(answers) >= 10
+    assert set(table.loc[table["endpoint"] == names[1], "model_requested"]) == {"vision-large"}
+    mine = table[table["endpoint"] == names[0]].iloc[0]
+    assert float(mine["cost_usd"]) == pytest.approx(mine["prompt_tokens"] / 1000)
+    log = (tmp_path / "debug.log").read_text()
+    assert "401" in log
+    assert "event loop at most" in log
+    for path in [p for p in tmp_path.rglob("*") if p.is_file()]:
+        assert not [key for key in keys.values() if key.encode() in path.read_bytes()], path
+
+
+def test_no_endpoint_is_left(tmp_path):
+    """All refuse: exit 3, resumable, each with its own words and what to check."""
+    draw_pictures(tmp_path / "p", 20)
+    with serving(EndpointSettings(key="a")) as first, serving(EndpointSettings(key="b")) as second:
+        (tmp_path / "run.toml").write_text(TWO_ENDPOINTS.format(one=first, two=second, first=""))
+        done = captionmill(
+            "caption",
+            "p",
+            "--config",
+            "run.toml",
+            "-o",
+            "run",
+            cwd=tmp_path,
+            KEY_ONE="x" * 12,
+            KEY_TWO="y" * 12,
+        )
+    assert done.returncode == 3
+    assert "no endpoint is left" in done.stderr
+    assert "the variable KEY_ONE" in done.stderr
+    assert "the variable KEY_TWO" in done.stderr
+
+
+def test_status_shows_the_endpoints_of_a_run_that_goes_on(tmp_path):
+    """Requests out, tokens against the limit, while the run is going on; nothing of it afterwards."""
+    draw_pictures(tmp_path / "p", 60)
+    with serving(EndpointSettings(latency_seconds=1.0, tokens_per_minute=60_000)) as url:
+        run = start("caption", "p", *MODEL, "-o", "run", "--concurrency", 4, base_url=url, cwd=tmp_path)
+        wait_for_answers(url, 12)
+        state = json.loads(captionmill("status", "run", "--json", cwd=tmp_path).stdout)
+        text = captionmill("status", "run", cwd=tmp_path).stdout
+        run.send_signal(signal.SIGINT)
+        run.communicate(timeout=60)
+    (endpoint,) = state["endpoints"]
+    assert endpoint["most_in_flight"] == 4
+    assert endpoint["tokens_per_minute"] == 60_000
+    assert "of 4 out" in text
+    assert not (tmp_path / "run/.live.json").exists()
+    assert "endpoints" not in json.loads(captionmill("status", "run", "--json", cwd=tmp_path).stdout)
+
+
 def test_a_finished_run_says_so(tmp_path):
     """Nothing is sent; exit 0."""
     draw_pictures(tmp_path / "p", 3)
