@@ -15,7 +15,7 @@ from test_runner import Bench
 from pipeline.config import ChatSettings, LimitSettings
 from pipeline.limiter import Allowance, Limiter
 from pipeline.pace import Pace
-from pipeline.rows import HttpAnswer
+from pipeline.rows import HttpAnswer, LimitReport
 from pipeline.tokens import TokenEstimator
 
 TPM = 300_000
@@ -202,6 +202,18 @@ def test_no_refusal_no_pace():
     pace = Pace()
     pace.sent(0.0, 1e9)
     assert pace.per_minute(1000.0) is None
+
+
+def test_where_the_server_tells_what_is_left_no_pace_is_kept():
+    """A 429 beside headers is in the headers already; without them the pace holds, up to the limit."""
+    limiter = Limiter(60_000)
+    admission = limiter.take(0.0, 100)
+    assert limiter.set_pace(0.0, 6000)
+    assert limiter.tokens.rate_per_second == 100
+    assert not limiter.set_pace(0.0, 70_000)
+    limiter.hear(0.0, admission, tokens=LimitReport(60_000, 30_000))
+    assert not limiter.set_pace(0.0, 6000)
+    assert limiter.tokens.rate_per_second == 1000
 
 
 # ------------------------------------------------------------------------------- the charge

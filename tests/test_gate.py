@@ -203,6 +203,16 @@ def test_an_endpoint_that_refuses_the_account_is_put_aside(refusal, words):
     assert bench.runner.stopped_by is None
 
 
+def test_a_refused_row_is_asked_elsewhere():
+    """One row, and the endpoint that refuses the key stands first: the other one answers it at the second attempt."""
+    bad = ScriptedChat(always(error(401, "invalid_api_key")))
+    bench = bench_of(
+        channel(bad, LIMITS, name="bad"), channel(ScriptedChat(always(good())), LIMITS, name="ok"), count=1
+    ).run()
+    assert answered_by(bench) == {"ok": 1}
+    assert len(bad.bodies) == 1
+
+
 def test_the_last_endpoint_stops_the_run():
     """Both refuse: stop, resumable, with what each of them said; no row is marked as failed."""
     bench = bench_of(
