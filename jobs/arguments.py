@@ -68,7 +68,12 @@ def add_settings(parser: Parser) -> None:
             section.add_argument(f"--{name.replace('_', '-')}", **options)
         if title == "what is asked":
             section.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a UTF-8 file")
-    parser.add_argument("--config", type=Path, metavar="TOML", help="settings by the same names; flags win")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="TOML",
+        help="settings by the same names, flags win; also [[endpoint]] entries for several endpoints and keys",
+    )
 
 
 def _choices(annotation: Any) -> list[str]:
@@ -223,6 +228,8 @@ def _explain(error: Any, flags: dict[str, Any], file_path: Path | None) -> str:
         near = difflib.get_close_matches(name, [*fields, "prompt_file"], 1)
         return f"{where}: no setting of this name" + (f"; did you mean {near[0]}?" if near else "")
     message = error["msg"].removeprefix("Value error, ")
+    if name == "api_key_env":  # what stands there may well be the key
+        return f"{where}: the NAME of a variable is needed here, never the key itself"
     return f"{where}: {message} (got {error['input']!r:.60}; {fields[name].description})"
 
 

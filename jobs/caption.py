@@ -59,6 +59,7 @@ def _open_log(path: Path) -> None:
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)
     log.propagate = False
+    logging.raiseExceptions = False  # a full disk under the log does not fill the terminal
 
 
 def _parser() -> Parser:

@@ -44,6 +44,7 @@ API_ORDER = (
 )
 
 PositiveInt = Annotated[int, Field(gt=0, le=10**9)]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)]
 # the word auto is None: told by the server or found out while running
 _Auto = BeforeValidator(lambda value: None if value == "auto" else value)
 Rate = Annotated[PositiveInt | None, _Auto]
@@ -170,7 +171,7 @@ class EndpointSettings(Group):
     base_url: str | None = Field(
         None, description="the endpoint; default: OPENAI_BASE_URL, then https://api.openai.com/v1"
     )
-    api_key_env: str = Field("OPENAI_API_KEY", description="name of the variable that holds the key")
+    api_key_env: VariableName = Field("OPENAI_API_KEY", description="name of the variable that holds the key")
     endpoint_kind: Literal["auto", "direct", "relay"] = Field(
         "auto", description="provider itself or a relay (one-api, new-api); auto: seen from its answers"
     )
@@ -201,7 +202,7 @@ class EndpointEntry(Group):
     """
 
     base_url: str | None = Field(None, description="the endpoint's address")
-    api_key_env: str = Field("OPENAI_API_KEY", description="NAME of the variable with its key")
+    api_key_env: VariableName = Field("OPENAI_API_KEY", description="NAME of the variable with its key")
     model: str | None = Field(None, min_length=1, description="what the model is called there")
     tpm: Rate = Field(None, description="tokens per minute there, a number or auto")
     rpm: Rate = Field(None, description="requests per minute there, a number or auto")

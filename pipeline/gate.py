@@ -1,8 +1,9 @@
 """The line before the endpoints: one for all, first in, first out, to whichever endpoint has room.
 
 A row that waits belongs to no endpoint yet. Whoever stands at the head goes to the least loaded of the
-endpoints that have a place and the tokens for it, and nobody overtakes the head, so a row with large
-pictures gets its turn. No endpoint idles meanwhile: its bucket fills until it is large enough.
+endpoints that have a place and the tokens for it, and nobody overtakes it there, so a row with large
+pictures gets its turn. No endpoint idles meanwhile: its bucket fills until it is large enough, and one
+that the head cannot use (its limit is too small, it refused the row) serves those behind.
 """
 
 from __future__ import annotations
@@ -74,18 +75,27 @@ class Gate:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._line:
-            waiter = self._line[0]
+        if not self._line:
+            return
+        in_service, wanted = len(self.in_service), set[Channel]()  # by those who wait further ahead
+        wait_seconds = float("inf")
+        for waiter in self._line:
             if not waiter.turn.done():
-                wait_seconds = self._try(waiter)
-                if wait_seconds > 0:
-                    if wait_seconds < float("inf"):
-                        self._timer = asyncio.get_running_loop().call_later(wait_seconds, self.poke)
-                    return
+                wait_seconds = min(wait_seconds, self._try(waiter, wanted))
+                if not waiter.turn.done():
+                    wanted.update(c for c in waiter.estimates if c.put_aside is None)
+            if len(wanted) >= in_service:
+                break
+        while self._line and self._line[0].turn.done():
             self._line.popleft()
+        if wait_seconds < float("inf"):
+            self._timer = asyncio.get_running_loop().call_later(wait_seconds, self.poke)
 
-    def _try(self, waiter: _Waiter) -> float:
-        """Let the head through, or say after how many seconds to try again."""
+    def _try(self, waiter: _Waiter, wanted: set[Channel]) -> float:
+        """Let a waiter through, or say after how many seconds to try again; inf where that is no use.
+
+        wanted: where somebody waits before it.
+        """
         now = asyncio.get_running_loop().time()
         best: Channel | None = None
         shortest = float("inf")
@@ -95,18 +105,19 @@ class Gate:
                 self._estimate(waiter)
             except RowError as error:
                 waiter.turn.set_exception(error)
-                return 0.0
+                return shortest
         for channel, estimate in waiter.estimates.items():
-            if channel.put_aside is not None:
+            if channel.put_aside is not None or channel in wanted:
                 continue
             wait = channel.wait_seconds(now, estimate)
-            if wait <= 0 and (best is None or channel.load < best.load):
+            if wait > 0:
+                shortest = min(shortest, wait)
+            elif best is None or channel.load < best.load:
                 best = channel
-            shortest = min(shortest, wait)
         if best is None:
             return shortest
         waiter.turn.set_result(best.admit(now, waiter.estimates[best]))
-        return 0.0
+        return float("inf")
 
     def _estimate(self, waiter: _Waiter) -> None:
         """Where the row may go at all, and what it needs there.

@@ -182,6 +182,15 @@ def test_a_wrong_entry_is_named_with_its_line(tmp_path, text, flags, says):
     assert says in complaint(*toml(tmp_path, TWO + text), *flags)
 
 
+def test_a_key_in_the_place_of_its_variable_is_not_repeated(tmp_path):
+    """api_key_env = "sk-..." is refused without showing it, as a flag and in an entry."""
+    entry = toml(tmp_path, 'model = "m"\n[[endpoint]]\napi_key_env = "sk-5d1c9e7a"\n')
+    for argv in (("--model", "m", "--api-key-env", "sk-5d1c9e7a"), entry):
+        said = complaint(*argv)
+        assert "the NAME of a variable is needed here" in said
+        assert "5d1c9e7a" not in said
+
+
 def test_the_run_folder_is_named_after_the_source(tmp_path):
     """photos -> photos-captions, data.csv -> data-captions, a trailing slash or a dot changes nothing."""
     (tmp_path / "photos.old").mkdir()

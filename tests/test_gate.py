@@ -15,6 +15,7 @@ from pipeline.config import LimitSettings
 from pipeline.errors import ConnectionLost, RunError
 from pipeline.gate import Ask, Gate
 from pipeline.limiter import Limiter
+from pipeline.rows import TokenEstimate
 
 LIMITS = LimitSettings(concurrency=8, max_retries=3)
 
@@ -139,7 +140,6 @@ def test_a_large_row_is_not_overtaken_at_two_endpoints():
     sizes = itertools.chain([500, 500, 30_000], itertools.repeat(500))
 
     async def run():
-        from pipeline.rows import TokenEstimate
 
         wants = {}
 
@@ -165,6 +165,38 @@ def test_a_large_row_is_not_overtaken_at_two_endpoints():
         return order
 
     assert virtual_time.run(run()) == [row.id for row in rows(200)]
+
+
+def test_an_endpoint_that_the_head_cannot_use_serves_those_behind():
+    """A row of 5,000 waits for the large endpoint's next minute; meanwhile rows of 100 go to the small one."""
+
+    def estimate(row, _pictures):
+        n = 5000 if row.id in ("r000000", "r000001") else 100
+        return TokenEstimate(n, n, 0, 0)
+
+    limits = {"large": 6000, "small": 2000}
+    channels = [
+        channel(ScriptedChat(always(good())), LIMITS, Limiter(limit), name, estimate=estimate)
+        for name, limit in limits.items()
+    ]
+    gate, passed = Gate(channels), []
+
+    async def enter(row):
+        ticket = await gate.admit(Ask(row, ()))
+        passed.append((row.id, ticket.channel.name))
+        await asyncio.sleep(0.1)
+        gate.leave(ticket)
+
+    async def run():
+        async with asyncio.TaskGroup() as group:
+            for row in rows(12):
+                group.create_task(enter(row))
+
+    virtual_time.run(run())
+    assert [name for row, name in passed if row in ("r000000", "r000001")] == ["large", "large"]
+    second = passed.index(("r000001", "large"))
+    assert second >= 5  # others got through before it, and none of them at its endpoint
+    assert {name for _, name in passed[1:second]} == {"small"}
 
 
 def test_a_row_too_large_for_one_endpoint_goes_to_the_other():
