@@ -8,7 +8,7 @@ import signal
 import sys
 
 from pipeline import __version__
-from pipeline.errors import RunError, UsageError
+from pipeline.nouns.errors import RunError, UsageError
 
 from . import exit_codes
 from .output import silence

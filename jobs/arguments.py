@@ -1,4 +1,4 @@
-"""Flags and TOML -> one checked RunConfig. Both are made from the settings in pipeline/config.py.
+"""Flags and TOML -> one checked RunConfig. Both are made from the settings in pipeline/nouns/config.py.
 
 A flag wins over the file, the file over the default. Whatever is wrong is said in one line each, with
 the flag, or the key and its line in the file.
@@ -19,9 +19,9 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic import ValidationError
 
-from pipeline.chat import Endpoint, chat_completions_url
-from pipeline.config import GROUPS, EndpointEntry, RunConfig
-from pipeline.errors import UsageError
+from pipeline.edges.chat import Endpoint, chat_completions_url
+from pipeline.nouns.config import GROUPS, EndpointEntry, RunConfig
+from pipeline.nouns.errors import UsageError
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _JSON_SETTINGS = frozenset({"logit_bias", "response_format", "tools", "tool_choice"})

@@ -19,10 +19,10 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TextIO
 
-from pipeline.config import DEFAULT_PROMPT
-from pipeline.errors import RunError, UsageError
-from pipeline.journal import Journal
-from pipeline.mill import Job, Mill
+from pipeline.edges.journal import Journal
+from pipeline.nouns.config import DEFAULT_PROMPT
+from pipeline.nouns.errors import RunError, UsageError
+from pipeline.wiring.mill import Job, Mill
 
 from . import exit_codes, progress
 from .arguments import Parser, add_settings, default_run_path, read_endpoints, read_settings

@@ -10,13 +10,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline import pages, parts
-from pipeline.chat import Endpoint, chat_completions_url
-from pipeline.config import RunConfig
+from pipeline.edges import parts
+from pipeline.edges.chat import Endpoint, chat_completions_url
+from pipeline.edges.folder import RunFolder
 from pipeline.endpoint.server import EndpointSettings, serving
-from pipeline.folder import RunFolder
-from pipeline.mill import Job
-from pipeline.report import read_report
+from pipeline.nouns.config import RunConfig
+from pipeline.wiring import pages
+from pipeline.wiring.mill import Job
+from pipeline.wiring.report import read_report
 
 from . import caption, exit_codes, report
 from .arguments import Parser

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline import pages
-from pipeline.folder import RunFolder
+from pipeline.edges.folder import RunFolder
+from pipeline.wiring import pages
 
 from .arguments import Parser
 

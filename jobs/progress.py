@@ -9,8 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.live import ChannelState
-from pipeline.mill import Mill
+from pipeline.wiring.live import ChannelState
+from pipeline.wiring.mill import Mill
 
 BAR_SECONDS = 0.25
 LINE_SECONDS = 30.0

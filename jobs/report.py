@@ -10,9 +10,9 @@ import csv
 import sys
 from pathlib import Path
 
-from pipeline import pages
-from pipeline.folder import RunFolder
-from pipeline.report import ModelLine, RunReport, read_report
+from pipeline.edges.folder import RunFolder
+from pipeline.wiring import pages
+from pipeline.wiring.report import ModelLine, RunReport, read_report
 
 from .arguments import Parser
 

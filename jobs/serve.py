@@ -15,7 +15,7 @@ import signal
 import sys
 
 from pipeline.endpoint.server import FAULTS, BuiltinEndpoint, EndpointSettings, start
-from pipeline.errors import UsageError
+from pipeline.nouns.errors import UsageError
 
 from .arguments import Parser
 

@@ -10,9 +10,9 @@ import json
 import sys
 from pathlib import Path
 
-from pipeline.folder import RunFolder
-from pipeline.live import ChannelState
-from pipeline.report import RunReport, read_report
+from pipeline.edges.folder import RunFolder
+from pipeline.wiring.live import ChannelState
+from pipeline.wiring.report import RunReport, read_report
 
 from .arguments import Parser
 

@@ -1,12 +1,13 @@
 """captionmill, the library. It knows nothing of command lines; `jobs` does.
 
-In reading order. Nouns, rules and edges import nouns only; wiring imports anything (tests/test_layers.py).
+A folder a layer, in reading order. Nouns, rules and edges import nouns only; wiring imports anything
+(tests/test_layers.py).
 
-    nouns    rows        what travels: Row, Picture, HttpAnswer, Reply, Outcome
+    nouns/   rows        what travels: Row, Picture, HttpAnswer, Reply, Outcome
              errors      failures, named by what the run does next
              config      every setting: name, type, default, help
              sniff       what a file's bytes say it is
-    rules    request     row + pictures -> the body of one chat request
+    rules/   request     row + pictures -> the body of one chat request
              tokens      what a request will cost in tokens
              limiter     tokens and requests per minute: how much may be sent now
              pace        ... and how much where nobody said: found out from refusals
@@ -16,13 +17,13 @@ In reading order. Nouns, rules and edges import nouns only; wiring imports anyth
              faults      ... or the named error it amounts to; waits and limits a server tells
              retry       again, how often, after how long
              prices      usage x price -> money
-    edges    manifest    folder, CSV, JSONL, Parquet -> Rows
+    edges/   manifest    folder, CSV, JSONL, Parquet -> Rows
              images      file -> upright picture within bounds
              chat        one POST
              journal     what is finished, and in which part
              parts       the dataset: schema, write, rename, read back
              folder      the run folder: paths, its one writer, run.json
-    wiring   checkpoint  journal first, Parquet from it
+    wiring/  checkpoint  journal first, Parquet from it
              ahead       pictures prepared ahead, bounded in number and bytes
              channel     one endpoint: its limits, places and health; one attempt through it
              gate        one line of rows before all endpoints, to whichever has room
@@ -32,7 +33,7 @@ In reading order. Nouns, rules and edges import nouns only; wiring imports anyth
              mill        a whole run
              report      what a run came to
              pages       the same as web pages
-    apart    endpoint/   the built-in endpoint: describer, completions, server
+    endpoint/            the built-in endpoint, apart: describer, completions, server
 """
 
 __version__ = "0.1.0"

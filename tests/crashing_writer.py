@@ -15,12 +15,12 @@ import sys
 import threading
 from pathlib import Path
 
-from pipeline import checkpoint as checkpoint_module
-from pipeline.checkpoint import open_checkpoint
-from pipeline.folder import RunFolder
-from pipeline.journal import Entry
-from pipeline.parts import to_record
-from pipeline.rows import Choice, Failure, Outcome, Reply, Row, Usage
+from pipeline.edges.folder import RunFolder
+from pipeline.edges.journal import Entry
+from pipeline.edges.parts import to_record
+from pipeline.nouns.rows import Choice, Failure, Outcome, Reply, Row, Usage
+from pipeline.wiring import checkpoint as checkpoint_module
+from pipeline.wiring.checkpoint import open_checkpoint
 
 ROWS_PER_PART = 4
 _WATCHED = tuple(

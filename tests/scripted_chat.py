@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline import faults, replies
-from pipeline.channel import Channel, EndpointSteps
-from pipeline.concurrency import ConcurrencyController
-from pipeline.config import LimitSettings
-from pipeline.health import EndpointHealth
-from pipeline.limiter import Limiter
-from pipeline.retry import backoff_seconds
-from pipeline.rows import HttpAnswer, Picture, Reply, Row, TokenEstimate
+from pipeline.nouns.config import LimitSettings
+from pipeline.nouns.rows import HttpAnswer, Picture, Reply, Row, TokenEstimate
+from pipeline.rules import faults, replies
+from pipeline.rules.concurrency import ConcurrencyController
+from pipeline.rules.health import EndpointHealth
+from pipeline.rules.limiter import Limiter
+from pipeline.rules.retry import backoff_seconds
+from pipeline.wiring.channel import Channel, EndpointSteps
 
 PICTURE = Picture(b"QUJD", "image/jpeg", 640, 480, 3, "0" * 64)
 

@@ -8,8 +8,8 @@ import pytest
 
 from jobs.__main__ import COMMANDS, main
 from jobs.arguments import Parser, add_settings, default_run_path, read_endpoints, read_settings
-from pipeline.config import RunConfig
-from pipeline.errors import UsageError
+from pipeline.nouns.config import RunConfig
+from pipeline.nouns.errors import UsageError
 
 
 def parse(*argv: str) -> RunConfig:

@@ -12,11 +12,11 @@ import virtual_time
 from scripted_chat import QuotaServer, channel, completion, error, good
 from test_runner import Bench
 
-from pipeline.config import ChatSettings, LimitSettings
-from pipeline.limiter import Allowance, Limiter
-from pipeline.pace import Pace
-from pipeline.rows import HttpAnswer, LimitReport
-from pipeline.tokens import TokenEstimator
+from pipeline.nouns.config import ChatSettings, LimitSettings
+from pipeline.nouns.rows import HttpAnswer, LimitReport
+from pipeline.rules.limiter import Allowance, Limiter
+from pipeline.rules.pace import Pace
+from pipeline.rules.tokens import TokenEstimator
 
 TPM = 300_000
 

@@ -12,8 +12,8 @@ from aioresponses import aioresponses
 from chat_mock import MockedResponse
 from scripted_chat import completion
 
-from pipeline.chat import ChatClient, Endpoint, chat_completions_url
-from pipeline.errors import ConnectionLost, UsageError
+from pipeline.edges.chat import ChatClient, Endpoint, chat_completions_url
+from pipeline.nouns.errors import ConnectionLost, UsageError
 
 KEY = "sk-test-marker-7f3a"
 URL = "http://server.test/v1/chat/completions"
@@ -219,7 +219,7 @@ def test_a_redirect_does_not_carry_the_key_away():
 
 def test_an_endless_answer_is_cut_off(monkeypatch):
     """Memory is bounded, whatever a server sends."""
-    monkeypatch.setattr("pipeline.chat.MOST_ANSWER_BYTES", 1000)
+    monkeypatch.setattr("pipeline.edges.chat.MOST_ANSWER_BYTES", 1000)
 
     async def handler(_request: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(response(b"x" * 100_000))

@@ -16,12 +16,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import parts
-from pipeline.checkpoint import open_checkpoint
-from pipeline.errors import RunError, UsageError
-from pipeline.folder import RunFolder
-from pipeline.journal import Entry, Journal
-from pipeline.rows import Choice, Failure, Outcome, Picture, Reply, Row, Usage
+from pipeline.edges import parts
+from pipeline.edges.folder import RunFolder
+from pipeline.edges.journal import Entry, Journal
+from pipeline.nouns.errors import RunError, UsageError
+from pipeline.nouns.rows import Choice, Failure, Outcome, Picture, Reply, Row, Usage
+from pipeline.wiring.checkpoint import open_checkpoint
 
 ROWS = 14
 WRITER = Path(crashing_writer.__file__)
@@ -271,8 +271,8 @@ def test_a_newer_journal_is_refused(folder):
 def test_one_writer(folder):
     """A second process is refused at once, with the first one's number; after its death it may."""
     script = (
-        "import sys; from pathlib import Path; from pipeline.folder import RunFolder;"
-        "from pipeline.errors import RunError\n"
+        "import sys; from pathlib import Path; from pipeline.edges.folder import RunFolder;"
+        "from pipeline.nouns.errors import RunError\n"
         "try: RunFolder(Path(sys.argv[1])).lock()\n"
         "except RunError as error: sys.exit(str(error))\n"
     )

@@ -12,8 +12,8 @@ import virtual_time
 from scripted_chat import error, good
 from test_runner import Bench
 
-from pipeline.concurrency import ConcurrencyController
-from pipeline.rows import HttpAnswer
+from pipeline.nouns.rows import HttpAnswer
+from pipeline.rules.concurrency import ConcurrencyController
 
 # ------------------------------------------------------------------------------- the rules
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipeline.endpoint.describer import describe, measure
 from pipeline.endpoint.server import EndpointSettings, go_duration, serving
-from pipeline.tokens import picture_tokens, text_tokens
+from pipeline.rules.tokens import picture_tokens, text_tokens
 
 
 def jpeg(size=(640, 480), colour="teal", format_name="JPEG") -> bytes:

@@ -11,11 +11,11 @@ import virtual_time
 from scripted_chat import QuotaServer, ScriptedChat, channel, error, good, rows
 from test_runner import Bench, always
 
-from pipeline.config import LimitSettings
-from pipeline.errors import ConnectionLost, RunError
-from pipeline.gate import Ask, Gate
-from pipeline.limiter import Limiter
-from pipeline.rows import TokenEstimate
+from pipeline.nouns.config import LimitSettings
+from pipeline.nouns.errors import ConnectionLost, RunError
+from pipeline.nouns.rows import TokenEstimate
+from pipeline.rules.limiter import Limiter
+from pipeline.wiring.gate import Ask, Gate
 
 LIMITS = LimitSettings(concurrency=8, max_retries=3)
 

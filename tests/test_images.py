@@ -11,10 +11,10 @@ import zlib
 import pytest
 from PIL import Image, ImageDraw
 
-from pipeline.config import ImageSettings
-from pipeline.errors import RowError
-from pipeline.images import PicturePreparer
-from pipeline.sniff import exif_orientation, read_header
+from pipeline.edges.images import PicturePreparer
+from pipeline.nouns.config import ImageSettings
+from pipeline.nouns.errors import RowError
+from pipeline.nouns.sniff import exif_orientation, read_header
 
 
 @pytest.fixture

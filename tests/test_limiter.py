@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_chat import ScriptedChat, channel
 
-from pipeline.config import LimitSettings
-from pipeline.errors import RowError
-from pipeline.gate import Ask, Gate
-from pipeline.limiter import MARGIN_SECONDS, Admission, Allowance, Limiter
-from pipeline.rows import LimitReport, Row, TokenEstimate
+from pipeline.nouns.config import LimitSettings
+from pipeline.nouns.errors import RowError
+from pipeline.nouns.rows import LimitReport, Row, TokenEstimate
+from pipeline.rules.limiter import MARGIN_SECONDS, Admission, Allowance, Limiter
+from pipeline.wiring.gate import Ask, Gate
 
 
 class Line:

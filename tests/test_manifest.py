@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.manifest import Manifest
+from pipeline.edges.manifest import Manifest
+from pipeline.nouns.errors import UsageError
 
 
 def write(path: Path, content: str | bytes) -> Path:

@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 from commands import captionmill, draw_pictures
 
-from pipeline import pages, parts
-from pipeline.checkpoint import open_checkpoint
-from pipeline.folder import RunFolder
-from pipeline.journal import Entry
-from pipeline.report import read_report
-from pipeline.rows import Choice, Failure, Outcome, Reply, Row, Usage
+from pipeline.edges import parts
+from pipeline.edges.folder import RunFolder
+from pipeline.edges.journal import Entry
+from pipeline.nouns.rows import Choice, Failure, Outcome, Reply, Row, Usage
+from pipeline.wiring import pages
+from pipeline.wiring.checkpoint import open_checkpoint
+from pipeline.wiring.report import read_report
 
 NASTY = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 from commands import ROOT, draw_pictures, environment
 
-from pipeline.config import RunConfig
+from pipeline.edges.parts import SCHEMA
 from pipeline.endpoint.server import EndpointSettings, serving
-from pipeline.parts import SCHEMA
+from pipeline.nouns.config import RunConfig
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_chat import completion
 
-from pipeline import faults, replies
-from pipeline.errors import AccountError, AnswerError, RateLimited, RowError, ServerBusy
-from pipeline.rows import HttpAnswer, Reply
+from pipeline.nouns.errors import AccountError, AnswerError, RateLimited, RowError, ServerBusy
+from pipeline.nouns.rows import HttpAnswer, Reply
+from pipeline.rules import faults, replies
 
 STOP, PAUSE, AGAIN, FAIL = AccountError, RateLimited, ServerBusy, RowError
 

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_chat import PICTURE
 
-from pipeline import retry
-from pipeline.config import API_ORDER, ChatSettings
-from pipeline.prices import PriceBook
-from pipeline.request import RequestBuilder
-from pipeline.rows import Row, Usage
-from pipeline.tokens import TokenEstimator, picture_tokens, text_tokens
+from pipeline.nouns.config import API_ORDER, ChatSettings
+from pipeline.nouns.rows import Row, Usage
+from pipeline.rules import retry
+from pipeline.rules.prices import PriceBook
+from pipeline.rules.request import RequestBuilder
+from pipeline.rules.tokens import TokenEstimator, picture_tokens, text_tokens
 
 # ------------------------------------------------------------------------------- tokens
 

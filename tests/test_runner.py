@@ -11,11 +11,11 @@ import pytest
 import virtual_time
 from scripted_chat import PICTURE, QuotaServer, ScriptedChat, channel, completion, error, good, read, rows
 
-from pipeline.config import LimitSettings
-from pipeline.errors import ConnectionLost, RowError, RunError
-from pipeline.limiter import Limiter
-from pipeline.rows import HttpAnswer, Row, Tally
-from pipeline.runner import Runner, Steps
+from pipeline.nouns.config import LimitSettings
+from pipeline.nouns.errors import ConnectionLost, RowError, RunError
+from pipeline.nouns.rows import HttpAnswer, Row, Tally
+from pipeline.rules.limiter import Limiter
+from pipeline.wiring.runner import Runner, Steps
 
 
 class Bench:
@@ -410,7 +410,7 @@ def test_unused_reservations_are_given_back():
 
 def test_prepared_bytes_are_bounded_and_given_back(monkeypatch):
     """With room for five pictures no more than that (and what is just being prepared) is held, and all get through."""
-    monkeypatch.setattr("pipeline.ahead.MOST_BYTES_HELD", 5 * len(PICTURE.base64))
+    monkeypatch.setattr("pipeline.wiring.ahead.MOST_BYTES_HELD", 5 * len(PICTURE.base64))
     bench = Bench(ScriptedChat(always(good()), latency_seconds=1), 200, concurrency=32)
     most = 0
     record = bench.record

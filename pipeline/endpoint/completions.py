@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..tokens import picture_tokens, text_tokens
+from ..rules.tokens import picture_tokens, text_tokens
 from .describer import Measured, describe, measure
 
 DEFAULT_ANSWER_TOKENS = 300

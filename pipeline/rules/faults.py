@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from .errors import AccountError, AnswerError, RateLimited, RowError, ServerBusy
-from .rows import HttpAnswer, LimitReport
+from ..nouns.errors import AccountError, AnswerError, RateLimited, RowError, ServerBusy
+from ..nouns.rows import HttpAnswer, LimitReport
 
 RELAY_HEADERS = ("x-oneapi-request-id", "x-new-api-version")
 RELAY_TYPES = frozenset({"one_api_error", "new_api_error"})

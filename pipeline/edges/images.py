@@ -20,10 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pybase64
 from PIL import Image, UnidentifiedImageError
 
-from .config import ImageSettings
-from .errors import RowError
-from .rows import Picture, Prepared, Row
-from .sniff import Header, is_heif, read_header
+from ..nouns.config import ImageSettings
+from ..nouns.errors import RowError
+from ..nouns.rows import Picture, Prepared, Row
+from ..nouns.sniff import Header, is_heif, read_header
 
 # What may be opened: raster formats whose decoders run no code and no other program.
 FORMATS = (

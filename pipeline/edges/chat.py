@@ -16,8 +16,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 
-from .errors import AccountError, ConnectionLost, UsageError
-from .rows import HttpAnswer
+from ..nouns.errors import AccountError, ConnectionLost, UsageError
+from ..nouns.rows import HttpAnswer
 
 SHORTEST_SECRET = 12
 MOST_ANSWER_BYTES = 64 * 2**20

@@ -21,13 +21,21 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from ..nouns.config import LimitSettings
+from ..nouns.errors import (
+    AccountError,
+    AnswerError,
+    ConnectionLost,
+    RateLimited,
+    RowError,
+    RunError,
+    TransientError,
+)
+from ..nouns.rows import Failure, Outcome, Picture, Prepared, Reply, Row, Tally
+from ..rules.retry import call, retrying
 from .ahead import Ahead
 from .channel import Channel, Ticket
-from .config import LimitSettings
-from .errors import AccountError, AnswerError, ConnectionLost, RateLimited, RowError, RunError, TransientError
 from .gate import Ask, Gate
-from .retry import call, retrying
-from .rows import Failure, Outcome, Picture, Prepared, Reply, Row, Tally
 
 _log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
-from .errors import RowError
-from .rows import Picture, Prepared, Row
+from ..nouns.errors import RowError
+from ..nouns.rows import Picture, Prepared, Row
 
 MOST_BYTES_HELD = 512 * 2**20  # of base64: waiting and in flight
 MOST_ROWS_AT_ONCE = 16

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .errors import (
+from ..nouns.errors import (
     AccountError,
     AnswerError,
     ConnectionLost,
@@ -27,7 +27,7 @@ from .errors import (
     ServerBusy,
     TransientError,
 )
-from .rows import Failure
+from ..nouns.rows import Failure
 
 ACCOUNT_ERRORS_TO_STOP = 3
 FIRST_FAILURES_TO_STOP = 20

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from .errors import AccountError, RateLimited, TransientError
+from ..nouns.errors import AccountError, RateLimited, TransientError
 
 T = TypeVar("T")
 

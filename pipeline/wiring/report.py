@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from . import parts
-from .folder import RunFolder
-from .journal import Journal
+from ..edges import parts
+from ..edges.folder import RunFolder
+from ..edges.journal import Journal
 
 _GROUP = ("model", "model_requested", "finish")
 _SUMS = (

@@ -16,19 +16,20 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from . import live, parts
-from .chat import ChatClient, Endpoint
+from ..edges import parts
+from ..edges.chat import ChatClient, Endpoint
+from ..edges.folder import RunFolder, utc_now
+from ..edges.images import PicturePool, PicturePreparer
+from ..edges.journal import Entry, Journal
+from ..edges.manifest import Manifest, Survey
+from ..nouns.config import RunConfig
+from ..nouns.errors import RunError, UsageError
+from ..nouns.rows import Outcome, Row, Tally
+from ..rules.prices import PriceBook
+from . import live
 from .checkpoint import Checkpoint, open_checkpoint
-from .config import RunConfig
 from .connect import connect
-from .errors import RunError, UsageError
-from .folder import RunFolder, utc_now
-from .images import PicturePool, PicturePreparer
-from .journal import Entry, Journal
 from .live import ChannelState, LoopLag
-from .manifest import Manifest, Survey
-from .prices import PriceBook
-from .rows import Outcome, Row, Tally
 from .runner import Runner, Steps
 
 _LOOKUP_ROWS = 256
@@ -261,7 +262,7 @@ class Mill:
             raise UsageError(f"--retry-failed {','.join(unknown)}: no row failed so; the kinds here: {here}")
 
     def _write_run(self) -> None:
-        from . import __version__  # noqa: PLC0415  the map imports us
+        from .. import __version__  # noqa: PLC0415  the map imports us
 
         run = {}
         with contextlib.suppress(UsageError, RunError):

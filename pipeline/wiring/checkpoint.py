@@ -18,10 +18,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import parts
-from .errors import RunError
-from .folder import RunFolder
-from .journal import Entry, Journal, Part
+from ..edges import parts
+from ..edges.folder import RunFolder
+from ..edges.journal import Entry, Journal, Part
+from ..nouns.errors import RunError
 
 LONGEST_WAIT_FOR_PART_SECONDS = 120.0
 GRACE_SECONDS = 60.0  # for somebody to make room on a full disk

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .rows import Choice, HttpAnswer, Reply, Usage
+from ..nouns.rows import Choice, HttpAnswer, Reply, Usage
 
 
 def read_reply(answer: HttpAnswer) -> Reply | None:

@@ -19,9 +19,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .errors import UsageError
-from .rows import Row
-from .sniff import PICTURE_EXTENSIONS
+from ..nouns.errors import UsageError
+from ..nouns.rows import Row
+from ..nouns.sniff import PICTURE_EXTENSIONS
 
 IMAGE_COLUMNS = ("image", "images", "file_name", "path")
 _PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}|\{([A-Za-z_][\w.\- ]*)\}")

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
-from .concurrency import ConcurrencyController
-from .errors import AnswerError, RateLimited, RunError
-from .health import EndpointHealth
-from .limiter import Admission, Limiter
-from .pace import Pace
-from .rows import HttpAnswer, LimitReport, Picture, Reply, Row, TokenEstimate, Usage
+from ..nouns.errors import AnswerError, RateLimited, RunError
+from ..nouns.rows import HttpAnswer, LimitReport, Picture, Reply, Row, TokenEstimate, Usage
+from ..rules.concurrency import ConcurrencyController
+from ..rules.health import EndpointHealth
+from ..rules.limiter import Admission, Limiter
+from ..rules.pace import Pace
 
 OVERLOAD_KINDS = frozenset({"overloaded", "saturated", "no_channel"})
 

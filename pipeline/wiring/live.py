@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..edges.folder import RunFolder
 from .channel import Channel
-from .folder import RunFolder
 
 LAG_SECONDS = 0.02
 WRITE_SECONDS = 2.0

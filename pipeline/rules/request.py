@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from .config import API_ORDER, ChatSettings
-from .rows import Picture, Row
+from ..nouns.config import API_ORDER, ChatSettings
+from ..nouns.rows import Picture, Row
 
 _JSON = json.JSONEncoder(separators=(",", ":"))  # made once: json.dumps with options makes one for each call
 

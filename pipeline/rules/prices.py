@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from .config import Price
-from .rows import Usage
+from ..nouns.config import Price
+from ..nouns.rows import Usage
 
 _MILLION = Decimal(1_000_000)
 MOST_DOLLARS = 1_000_000  # for one answer; more is a garbled usage

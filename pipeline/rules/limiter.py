@@ -35,8 +35,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from .errors import RowError
-from .rows import LimitReport
+from ..nouns.errors import RowError
+from ..nouns.rows import LimitReport
 
 WINDOW_SECONDS = 60.0
 # a server's clock is not ours: what it reports is used up to so much refill, a constant that costs no rate

@@ -16,12 +16,12 @@ from typing import Any
 
 import jinja2
 
-from . import parts
-from .config import ImageSettings
-from .errors import RowError
-from .folder import RunFolder, utc_now
-from .images import PicturePreparer
-from .journal import Journal
+from ..edges import parts
+from ..edges.folder import RunFolder, utc_now
+from ..edges.images import PicturePreparer
+from ..edges.journal import Journal
+from ..nouns.config import ImageSettings
+from ..nouns.errors import RowError
 from .report import RunReport
 
 ROWS_A_PAGE = 200

@@ -10,8 +10,8 @@ import math
 from collections import deque
 from collections.abc import Iterable
 
-from .config import ChatSettings
-from .rows import TokenEstimate, Usage
+from ..nouns.config import ChatSettings
+from ..nouns.rows import TokenEstimate, Usage
 
 # gpt-4o, gpt-4.1, gpt-4-turbo
 TILE_BASE_TOKENS = 85

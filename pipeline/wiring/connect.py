@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import random
 
-from . import faults, replies
+from ..edges.chat import ChatClient, Endpoint
+from ..nouns.config import EndpointEntry, RunConfig
+from ..nouns.errors import AnswerError
+from ..nouns.rows import HttpAnswer, Picture, Reply, Row, TokenEstimate
+from ..rules import faults, replies
+from ..rules.concurrency import ConcurrencyController
+from ..rules.health import EndpointHealth
+from ..rules.limiter import Limiter
+from ..rules.prices import PriceBook
+from ..rules.request import RequestBuilder
+from ..rules.retry import backoff_seconds
+from ..rules.tokens import TokenEstimator
 from .channel import Channel, EndpointSteps
-from .chat import ChatClient, Endpoint
-from .concurrency import ConcurrencyController
-from .config import EndpointEntry, RunConfig
-from .errors import AnswerError
-from .health import EndpointHealth
-from .limiter import Limiter
-from .prices import PriceBook
-from .request import RequestBuilder
-from .retry import backoff_seconds
-from .rows import HttpAnswer, Picture, Reply, Row, TokenEstimate
-from .tokens import TokenEstimator
 
 
 def connect(

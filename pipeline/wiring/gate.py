@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..nouns.errors import RowError
+from ..nouns.rows import Picture, Row, TokenEstimate
 from .channel import Channel, Ticket
-from .errors import RowError
-from .rows import Picture, Row, TokenEstimate
 
 
 @dataclass(slots=True, eq=False)

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
-from .errors import RunError
-from .rows import Choice, Outcome
+from ..nouns.errors import RunError
+from ..nouns.rows import Choice, Outcome
 
 SCHEMA_VERSION = 1
 _TIME = pa.timestamp("ms", tz="UTC")

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .errors import RunError, UsageError
+from ..nouns.errors import RunError, UsageError
 
 RUN_SCHEMA_VERSION = 1
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import RunError
+from ..nouns.errors import RunError
 
 SCHEMA_VERSION = 1
 _SCHEMA = """

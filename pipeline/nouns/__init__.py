@@ -1,0 +1,1 @@
+"""What travels, and what every setting is. Imports nothing of the house."""

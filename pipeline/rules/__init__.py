@@ -1,0 +1,1 @@
+"""Pure: time, chance and answers come in from outside. Each imports nouns only."""
