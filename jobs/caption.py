@@ -19,6 +19,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TextIO
 
+from tqdm import tqdm
+
 from pipeline.edges.journal import Journal
 from pipeline.nouns.config import DEFAULT_PROMPT
 from pipeline.nouns.errors import RunError, UsageError
@@ -158,7 +160,7 @@ async def _run(mill: Mill) -> None:
         loop.add_signal_handler(number, on_signal)
     showing = asyncio.create_task(progress.show(mill))
     try:
-        await mill.run(_tell)
+        await mill.run()
     finally:
         showing.cancel()
         await asyncio.gather(showing, return_exceptions=True)
@@ -244,14 +246,16 @@ def _totals(mill: Mill) -> str:
 
 
 def _tell(text: str) -> None:
-    """A line for the person; a closed or full output does not end a run."""
+    """A line for the person, above the bar where there is one."""
     _print(text, sys.stderr)
 
 
 def _print(text: str, stream: TextIO | None = None) -> None:
+    """A closed or full output does not end a run."""
     stream = stream or sys.stdout
     try:
-        print(text, file=stream, flush=True)
+        tqdm.write(text, file=stream)
+        stream.flush()
     except OSError:
         silence(stream)
 

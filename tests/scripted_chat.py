@@ -87,6 +87,7 @@ def channel(
     limiter: Limiter | None = None,
     name: str = "server/v1",
     weight: float = 1.0,
+    tell: Callable[[str], None] = print,
     **steps: Any,
 ) -> Channel:
     """A channel to a stand-in, as a run makes it. steps: those that are not the usual ones."""
@@ -109,6 +110,7 @@ def channel(
         health=EndpointHealth(limits.max_wait, limits.max_outage, lambda n: backoff_seconds(n, chance)),
         charge=limits.charge,
         weight=weight,
+        tell=tell,
     )
 
 

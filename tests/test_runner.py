@@ -24,11 +24,13 @@ class Bench:
     def __init__(self, chat, count=1, limiter=None, row_errors=(), prepare_seconds=0.0, steps=None, **limits):
         self.limits = LimitSettings(**{"concurrency": 8, "max_retries": 3} | limits)
         self.chat = chat
-        self.channels = (
-            chat if isinstance(chat, list) else [channel(chat, self.limits, limiter, **steps or {})]
-        )
         self.outcomes = {}
         self.told = []
+        self.channels = (
+            chat
+            if isinstance(chat, list)
+            else [channel(chat, self.limits, limiter, tell=self.told.append, **steps or {})]
+        )
         self.tally = Tally(total=count)
         self.rows = rows(count)
         self.row_errors = set(row_errors)
@@ -156,6 +158,9 @@ def test_a_pause_is_capped():
     bench = Bench(chat, max_wait=60.0).run()
     assert 60 <= bench.seconds < 62
     assert bench.tally.answered == 1
+    assert bench.told == [
+        "server/v1 asks to wait 86,400 s; 60 s are waited (--max-wait), then it is asked once more"
+    ]
 
 
 def test_a_pause_that_stays_too_long_stops_the_run():

@@ -43,6 +43,7 @@ class EndpointHealth:
 
     max_wait_seconds: longest pause that is granted. max_outage_seconds: how long it may be gone.
     backoff: seconds to hold after a row's n-th attempt where the server names no time.
+    shortened_pause_until: set while a longer pause was asked for than is granted; None otherwise.
     resting_until: nothing is sent before. is_probing: one request at a time, until an answer comes.
     All `now` and `sent_at` are of one monotonic clock.
     """
@@ -61,14 +62,14 @@ class EndpointHealth:
         self._broken_rows: list[str] = []
         self._failed_rows = 0
         self._down_since: float | None = None
-        self._shortened_pause_until: float | None = None
+        self.shortened_pause_until: float | None = None
 
     def answered(self) -> None:
         """A completion came: whatever was wrong is over."""
         self.has_answered = True
         self._refused_rows.clear()
         self._failed_rows = 0
-        self._shortened_pause_until = None
+        self.shortened_pause_until = None
         self._is_there()
 
     def is_outage(self, error: AnswerError) -> bool:
@@ -149,9 +150,9 @@ class EndpointHealth:
 
     def _shorten(self, error: AnswerError, asked: float, sent_at: float, now: float) -> None:
         """The first time wait as long as allowed; a request sent after that may not be told so again."""
-        if self._shortened_pause_until is None:
-            self._shortened_pause_until = now + self._max_wait_seconds
-        elif sent_at >= self._shortened_pause_until:
+        if self.shortened_pause_until is None:
+            self.shortened_pause_until = now + self._max_wait_seconds
+        elif sent_at >= self.shortened_pause_until:
             raise RunError(
                 f"{error} (it asks to wait {asked:,.0f} s; --max-wait is {self._max_wait_seconds:,.0f} s, and"
                 " that was waited)",

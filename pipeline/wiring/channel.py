@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
-from ..nouns.errors import AnswerError, RateLimited, RunError
+from ..nouns.errors import AnswerError, RateLimited, RunError, TransientError
 from ..nouns.rows import HttpAnswer, LimitReport, Picture, Reply, Row, TokenEstimate, Usage
 from ..rules.concurrency import ConcurrencyController
 from ..rules.health import EndpointHealth
@@ -50,7 +50,7 @@ class Channel:
     name: for the `endpoint` column. model: its name there. concurrency: requests in flight at once, a
     number or a controller that finds it out. charge: what is reserved, as in the settings. weight: its
     share where several have room; 0: only when no other has. put_aside: why nothing is sent there any
-    more; None while it is in service.
+    more; None while it is in service. tell: gets a line for the user.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Channel:
     health: EndpointHealth
     charge: Literal["auto", "reserved", "used"] = "auto"
     weight: float = 1.0
+    tell: Callable[[str], None] = lambda text: None  # noqa: ARG005  nobody wants to know
     pace: Pace = field(default_factory=Pace)
     in_flight: int = 0
     put_aside: RunError | None = None
@@ -146,6 +147,8 @@ class Channel:
         return reply
 
     def _answered(self, ticket: Ticket, usage: Usage, now: float) -> None:
+        if self.health.is_probing:
+            self.tell(f"{self.name} works again")
         self.health.answered()
         self.pace.answered()
         if isinstance(self.concurrency, ConcurrencyController):
@@ -166,9 +169,18 @@ class Channel:
         is_overload = error.kind in OVERLOAD_KINDS
         if isinstance(self.concurrency, ConcurrencyController) and is_overload:
             self.concurrency.overloaded(now)
+        was_probing, was_shortened = self.health.is_probing, self.health.shortened_pause_until is not None
         hold_seconds = self.health.attempt_failed(error, row_id, attempt, ticket.sent_at, now, is_overload)
         if isinstance(error, RateLimited) and not is_overload:
             self.limiter.refused(ticket.admission)
             self.pace.refused(now, ticket.sent_at, ticket.reserved_tokens, hold_seconds)
         if hold_seconds > 0:
             self.limiter.close_until(now, now + hold_seconds)
+        if self.health.is_probing and not was_probing:
+            self.tell(f"{self.name} rests; one request at a time finds out when it works again ({error})")
+        if self.health.shortened_pause_until is not None and not was_shortened:
+            asked = error.retry_after_seconds if isinstance(error, TransientError) else None
+            self.tell(
+                f"{self.name} asks to wait {asked or 0:,.0f} s; {hold_seconds:,.0f} s are waited (--max-wait),"
+                " then it is asked once more"
+            )

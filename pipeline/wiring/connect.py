@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 from ..edges.chat import ChatClient, Endpoint
 from ..nouns.config import EndpointEntry, RunConfig
@@ -20,9 +21,17 @@ from .channel import Channel, EndpointSteps
 
 
 def connect(
-    config: RunConfig, entry: EndpointEntry, client: ChatClient, prices: PriceBook, chance: random.Random
+    config: RunConfig,
+    entry: EndpointEntry,
+    client: ChatClient,
+    prices: PriceBook,
+    chance: random.Random,
+    tell: Callable[[str], None],
 ) -> Channel:
-    """The channel for one of `config.endpoints()`. client: need not be open yet."""
+    """The channel for one of `config.endpoints()`.
+
+    client: need not be open yet. tell: gets a line where the endpoint rests or works again.
+    """
     endpoint, model = client.endpoint, entry.model or config.model
     own_rates = prices.own_rates(entry.price) if entry.price else None
     estimator = TokenEstimator(config)
@@ -61,6 +70,7 @@ def connect(
         ),
         charge=config.charge,
         weight=entry.weight,
+        tell=tell,
     )
 
 

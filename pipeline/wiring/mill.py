@@ -55,8 +55,16 @@ class Job:
 class Mill:
     """One start of a run. Make it with `open`, use `run` once, then `close`."""
 
-    def __init__(self, job: Job, folder: RunFolder, survey: Survey, manifest: Manifest) -> None:
+    def __init__(
+        self,
+        job: Job,
+        folder: RunFolder,
+        survey: Survey,
+        manifest: Manifest,
+        tell: Callable[[str], None],
+    ) -> None:
         self._job = job
+        self._tell = tell
         self.folder = folder
         self.survey = survey
         self._manifest = manifest
@@ -68,7 +76,7 @@ class Mill:
         )
         self._chance = random.Random()
         self.channels = tuple(
-            connect(config, entry, client, self._prices, self._chance)
+            connect(config, entry, client, self._prices, self._chance, tell)
             for entry, client in zip(config.endpoints(), self._clients, strict=True)
         )
         self.lag = LoopLag()
@@ -84,7 +92,7 @@ class Mill:
     def open(cls, job: Job, tell: Callable[[str], None]) -> Mill:
         """Check source and settings, take the folder, clear away what a crash left. Sends nothing.
 
-        tell: gets a line on what takes long. Raises UsageError, RunError.
+        tell: gets a line that the user should see at once, now and while it runs. Raises UsageError, RunError.
         """
         folder = RunFolder(job.run_path)
         folder.check_usable()
@@ -102,7 +110,7 @@ class Mill:
         survey = manifest.survey()
         folder.lock()
         try:
-            mill = cls(job, folder, survey, manifest)
+            mill = cls(job, folder, survey, manifest, tell)
             mill._checkpoint = open_checkpoint(folder, job.config.rows_per_part)
             mill._check_kinds()
             mill._write_run()
@@ -120,11 +128,8 @@ class Mill:
 
     # ---- running
 
-    async def run(self, tell: Callable[[str], None]) -> None:
-        """Caption what is not finished. tell: gets a line where an endpoint is given up.
-
-        Raises RunError where the run stopped early; all else is saved.
-        """
+    async def run(self) -> None:
+        """Caption what is not finished. Raises RunError where the run stopped early; all else is saved."""
         assert self._checkpoint is not None, "use Mill.open"  # noqa: S101
         config = self._job.config
         pool = PicturePool(PicturePreparer(config), config.prepare_threads)
@@ -135,7 +140,7 @@ class Mill:
             async with contextlib.AsyncExitStack() as stack:
                 for client in self._clients:
                     await stack.enter_async_context(client)
-                steps = self._steps(pool, self._checkpoint, tell)
+                steps = self._steps(pool, self._checkpoint)
                 runner = Runner(steps, self.channels, config, self.tally, self._chance)
                 self._runner = runner
                 if self._is_interrupted:
@@ -192,7 +197,7 @@ class Mill:
     def seconds(self) -> float:
         return time.time() - self._started_at
 
-    def _steps(self, pool: PicturePool, checkpoint: Checkpoint, tell: Callable[[str], None]) -> Steps:
+    def _steps(self, pool: PicturePool, checkpoint: Checkpoint) -> Steps:
         model, endpoints = self._job.config.model, self._job.endpoints
 
         async def record(outcome: Outcome) -> None:
@@ -202,7 +207,7 @@ class Mill:
                 text = endpoint.scrub_record(text)
             await checkpoint.record(Entry(row.id, kind, text, row.content_hash))
 
-        return Steps(prepare=pool.prepare, record=record, tell=tell, prepare_at_once=pool.threads + 1)
+        return Steps(prepare=pool.prepare, record=record, tell=self._tell, prepare_at_once=pool.threads + 1)
 
     # ---- which rows
 

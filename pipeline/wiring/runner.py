@@ -261,8 +261,6 @@ class Runner:
         now = asyncio.get_running_loop().time()
         try:
             ticket.channel.failed(ticket, error, ask.row.id, trace.attempts, now)
-        except RowError:
-            raise
         except RunError as stop:
             self._put_aside(ticket.channel, stop)
 
