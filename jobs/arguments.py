@@ -26,7 +26,7 @@ from pipeline.nouns.errors import UsageError
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _JSON_SETTINGS = frozenset({"logit_bias", "response_format", "tools", "tool_choice"})
 _REPEATED_SETTINGS = frozenset({"stop", "param"})
-_SWITCHES = frozenset({"logprobs"})
+_SWITCHES = frozenset({"logprobs", "strip_metadata"})
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,7 +61,7 @@ def add_settings(parser: Parser) -> None:
                 text += f" [{default}]"
             options: dict[str, Any] = {"dest": name, "default": None, "help": text.replace("%", "%%")}
             if name in _SWITCHES:
-                options |= {"action": "store_const", "const": True}
+                options |= {"action": argparse.BooleanOptionalAction}
             else:
                 options["metavar"] = "NAME=JSON" if name == "param" else name.upper()
                 options["action"] = "append" if name in _REPEATED_SETTINGS else "store"

@@ -7,6 +7,7 @@ A folder a layer, in reading order. Nouns, rules and edges import nouns only; wi
              errors      failures, named by what the run does next
              config      every setting: name, type, default, help
              sniff       what a file's bytes say it is
+             metadata    the same bytes without where, when and by whom
     rules/   request     row + pictures -> the body of one chat request
              tokens      what a request will cost in tokens
              limiter     tokens and requests per minute: how much may be sent now

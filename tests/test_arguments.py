@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -213,11 +214,8 @@ def test_help_shows_every_setting(capsys):
     with pytest.raises(SystemExit):
         main(["caption", "--help"])
     text = capsys.readouterr().out
-    assert [
-        n
-        for n in set(RunConfig.model_fields) - {"endpoint"}
-        if f"--{n.replace('_', '-')} " not in text.replace("\n", " ")
-    ] == []
+    flags = set(re.findall(r"--([a-z-]+)", text))
+    assert {n.replace("_", "-") for n in set(RunConfig.model_fields) - {"endpoint"}} - flags == set()
 
 
 def test_unknown_commands(capsys):

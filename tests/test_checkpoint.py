@@ -294,9 +294,12 @@ def test_one_writer(folder):
 def test_other_settings_are_refused_by_name(folder):
     """Answers to two questions never share a dataset; limits may change freely."""
     folder.write_run({"source": "/p", "rows": 3, "answer_settings": {"model": "gpt-4o", "max_side": 1568}})
-    folder.check_same_answers({"model": "gpt-4o", "max_side": 1568})
+    folder.check_same_answers({"model": "gpt-4o", "max_side": 1568}, {})
+    # a setting that an older version did not have is at its default
+    newer = {"model": "gpt-4o", "max_side": 1568, "strip_metadata": True}
+    folder.check_same_answers(newer, {"strip_metadata": True})
     with pytest.raises(UsageError, match='model: "gpt-4o" before, "gpt-4o-mini" now') as caught:
-        folder.check_same_answers({"model": "gpt-4o-mini", "max_side": 1568, "temperature": 0.5})
+        folder.check_same_answers({"model": "gpt-4o-mini", "max_side": 1568, "temperature": 0.5}, {})
     assert "temperature: not set before, 0.5 now" in str(caught.value)
 
 

@@ -9,11 +9,15 @@ import struct
 import zlib
 
 import pytest
-from PIL import Image, ImageDraw
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from pipeline.edges.images import PicturePreparer
 from pipeline.nouns.config import ImageSettings
 from pipeline.nouns.errors import RowError
+from pipeline.nouns.metadata import without_metadata
 from pipeline.nouns.sniff import exif_orientation, read_header
 
 
@@ -78,6 +82,57 @@ def test_the_type_comes_from_the_bytes(prepare):
     """A PNG named .jpg is declared as PNG: servers refuse a wrong type."""
     assert prepare(encode(corners(), "PNG"), "lies.jpg")[0].mime == "image/png"
     assert prepare(encode(corners(), "WEBP"), "lies.png")[0].mime == "image/jpeg"
+
+
+def with_metadata(image: Image.Image, format_name: str) -> bytes:
+    """Position, camera, author, comments: everything that a phone or an editor writes."""
+    exif = Image.Exif()
+    exif[0x010F] = "MARKER-camera"
+    exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 8.0, 14.0), 29: "MARKER-gps"})
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    options = {"exif": exif.tobytes(), "icc_profile": profile}
+    if format_name == "JPEG":
+        options |= {"comment": "MARKER-comment", "xmp": b"<x:xmpmeta>MARKER-xmp</x:xmpmeta>", "dpi": (72, 72)}
+    else:
+        texts = PngInfo()
+        texts.add_text("Author", "MARKER-author")
+        texts.add_itxt("XML:com.adobe.xmp", "MARKER-xmp", zip=False)
+        texts.add_text("Comment", "MARKER-long " * 50, zip=True)
+        options["pnginfo"] = texts
+    data = encode(image, format_name, **options)
+    assert data.count(b"MARKER") >= 3
+    return data
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG"])
+def test_no_metadata_leaves_the_house(prepare, format_name, mode):
+    """Position and all other texts are left out, the pixels stay bit for bit, the colour profile stays."""
+    data = with_metadata(corners().convert(mode), format_name)
+    _, sent = prepare(data)
+    assert b"MARKER" not in sent
+    before, after = Image.open(io.BytesIO(data)), Image.open(io.BytesIO(sent))
+    assert after.format == before.format
+    assert after.tobytes() == before.tobytes()
+    assert after.info["icc_profile"] == before.info["icc_profile"]
+    assert not after.getexif()
+    assert prepare(data, strip_metadata=False)[1] == data
+    assert prepare(sent)[1] == sent
+
+
+def test_a_progressive_picture_keeps_its_scans(prepare):
+    """Metadata stands before the first scan; every byte from there on is kept."""
+    data = encode(corners(), "JPEG", progressive=True, comment="MARKER", quality=95)
+    _, sent = prepare(data)
+    assert b"MARKER" not in sent
+    assert sent[-100:] == data[-100:]
+    assert Image.open(io.BytesIO(sent)).tobytes() == Image.open(io.BytesIO(data)).tobytes()
+
+
+@given(st.binary(max_size=60), st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"]))
+def test_leaving_out_metadata_never_fails(tail, start):
+    """Whatever follows the signature, something comes back, and no more than there was."""
+    assert len(without_metadata(start + tail)) <= len(start + tail)
 
 
 def test_the_hash_is_the_files(prepare):

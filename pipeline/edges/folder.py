@@ -179,12 +179,13 @@ class RunFolder:
                 " say --moved"
             )
 
-    def check_same_answers(self, settings: Mapping[str, Any]) -> None:
+    def check_same_answers(self, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         """Refuse to mix answers to different questions in one dataset.
 
-        settings: those that would change answers. Raises UsageError that names each difference.
+        settings: those that would change answers. defaults: of settings that an older version did not
+        know. Raises UsageError that names each difference.
         """
-        before = self.read_run().get("answer_settings", {})
+        before = dict(defaults) | self.read_run().get("answer_settings", {})
         differences = [
             f"  {name}: {_show(before, name)} before, {_show(settings, name)} now"
             for name in sorted({*before, *settings})

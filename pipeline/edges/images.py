@@ -1,6 +1,6 @@
-"""File -> upright picture within bounds, or the file's own bytes. The one place that sees Pillow here.
+"""File -> upright picture within bounds, or the file's own bytes without metadata. The one place that sees Pillow here.
 
-The cheapest way first: a JPEG or PNG that is plain, upright and small enough is sent as it is (read,
+The cheapest way first: a JPEG or PNG that is plain, upright and small enough is sent as it is, but for its metadata (read,
 hash, base64: about 0.1 ms for 100 KB). Anything else is decoded, turned, shrunk and sent as JPEG.
 Pillow and hashlib release the GIL, so pictures are prepared in threads.
 """
@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..nouns.config import ImageSettings
 from ..nouns.errors import RowError
+from ..nouns.metadata import without_metadata
 from ..nouns.rows import Picture, Prepared, Row
 from ..nouns.sniff import Header, is_heif, read_header
 
@@ -66,6 +67,7 @@ class PicturePreparer:
         self._max_side_px = settings.max_side
         self._jpeg_quality = settings.jpeg_quality
         self._background = settings.background
+        self._strips_metadata = settings.strip_metadata
 
     def prepare_row(self, row: Row) -> tuple[Picture, ...]:
         """All pictures of a row, in their order. Raises RowError for the first that can't be read."""
@@ -76,7 +78,8 @@ class PicturePreparer:
         data = read_file(path)
         header = read_header(data)
         if header and header.is_plain and header.orientation == 1 and self._fits(header):
-            sent, mime, size = data, header.mime, (header.width, header.height)
+            sent = without_metadata(data) if self._strips_metadata else data
+            mime, size = header.mime, (header.width, header.height)
         else:
             sent, mime, size = self._encode(path, data, header)
         return Picture(

@@ -118,6 +118,10 @@ class ImageSettings(Group):
 
     max_side: PositiveInt = Field(1568, description="longest side in pixels; larger pictures are shrunk")
     jpeg_quality: int = Field(85, ge=1, le=95, description="quality of pictures that are re-encoded")
+    strip_metadata: bool = Field(
+        True,
+        description="leave out where, when and with what a picture was taken, also where its own bytes go",
+    )
     background: str = Field(
         "#ffffff",
         pattern=r"^#[0-9a-fA-F]{6}$",
@@ -261,3 +265,9 @@ GROUPS: tuple[tuple[str, type[Group]], ...] = (
     ("endpoint", EndpointSettings),
     ("run", RunSettings),
 )
+
+IMAGE_DEFAULTS = {
+    name: setting.get_default()
+    for name, setting in ImageSettings.model_fields.items()
+    if setting.get_default() is not None
+}

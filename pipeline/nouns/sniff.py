@@ -1,6 +1,6 @@
 """What a file's own bytes say it is: format, size, orientation, and whether it may be sent untouched.
 
-A leaf: pure, knows no library, decodes nothing (about a microsecond a file; asking Pillow for the
+Pure, knows no library, decodes nothing (about a microsecond a file; asking Pillow for the
 orientation of a PNG without an eXIf chunk would decode the whole picture). Formats by JPEG (T.81),
 PNG (ISO 15948) and EXIF 2.3 for tag 0x0112.
 """
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+
+from .metadata import PNG_SIGNATURE
 
 # which files of a folder are rows at all; what they really are, their bytes say
 PICTURE_EXTENSIONS = frozenset(
@@ -48,7 +50,6 @@ PICTURE_EXTENSIONS = frozenset(
         ".heif",
     ]
 )
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _JPEG_PLAIN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive; Huffman
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}

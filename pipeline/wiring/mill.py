@@ -22,7 +22,7 @@ from ..edges.folder import RunFolder, utc_now
 from ..edges.images import PicturePool, PicturePreparer
 from ..edges.journal import Entry, Journal
 from ..edges.manifest import Manifest, Survey
-from ..nouns.config import RunConfig
+from ..nouns.config import IMAGE_DEFAULTS, RunConfig
 from ..nouns.errors import RunError, UsageError
 from ..nouns.rows import Outcome, Row, Tally
 from ..rules.prices import PriceBook
@@ -104,7 +104,7 @@ class Mill:
                 )
             if not job.is_moved:
                 folder.check_same_source(job.source.resolve())
-            folder.check_same_answers(job.config.answer_settings())
+            folder.check_same_answers(job.config.answer_settings(), IMAGE_DEFAULTS)
         manifest = Manifest(job.source, job.config.prompt, job.config.limit)
         tell(f"reading {job.source}")
         survey = manifest.survey()
