@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import os
+import random
 import struct
 import zlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, ImageDraw
+from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageStat
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline.edges.images import PicturePreparer
@@ -176,6 +177,33 @@ def test_orientation_is_read_in_both_byte_orders():
 
 
 # ------------------------------------------------------------------------------- bounded
+
+
+@pytest.mark.parametrize(
+    ("size", "max_side", "expected"),
+    [
+        ((1600, 1200), 820, (800, 600)),  # half is 2.4 % under the bound
+        ((1601, 1200), 820, (801, 600)),  # the decoder rounds up
+        ((1600, 1200), 840, (840, 630)),  # half is 5 % under it: shrunk to the bound
+        ((1600, 1200), 799, (799, 599)),  # half is above it
+        ((1600, 1200), 405, (400, 300)),  # a quarter
+        ((1600, 1200), 205, (205, 154)),  # an eighth would be soft: averages of blocks
+    ],
+)
+def test_a_size_that_the_decoder_gives_is_taken_where_it_nearly_fills_the_bound(
+    prepare, size, max_side, expected
+):
+    """At most 3 % under the bound, never above it; and it looks as a good resampling of the whole would."""
+    chance = random.Random(3)
+    small = Image.new("RGB", (40, 30))
+    small.putdata([tuple(chance.randbytes(3)) for _ in range(1200)])
+    stored = encode(small.resize(size, Image.Resampling.BICUBIC), "JPEG", quality=95)
+    picture, sent = prepare(stored, max_side=max_side, jpeg_quality=95)
+    image = Image.open(io.BytesIO(sent))
+    assert image.size == (picture.width, picture.height) == expected
+    wanted = Image.open(io.BytesIO(stored)).resize(expected, Image.Resampling.LANCZOS)
+    error = ImageStat.Stat(ImageChops.difference(image, wanted))
+    assert sum(error.sum2) / sum(error.count) < 255**2 / 10**3.6  # 36 dB, encoding included
 
 
 @pytest.mark.parametrize(

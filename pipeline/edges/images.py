@@ -32,6 +32,7 @@ FORMATS = (
     "PPM", "TGA", "PCX", "SGI", "QOI", "DDS",
 )  # fmt: skip
 MOST_PIXELS = 180_000_000  # what one thread may decode: about 0.5 GB as RGB
+DRAFT_SHARE = 0.97
 MOST_FILE_BYTES = 512 * 2**20
 _SHARED_HOP_SECONDS = 0.01
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -115,7 +116,7 @@ class PicturePreparer:
         """Decoded, shrunk into the bound, turned upright, in L or RGB."""
         size = self._target_size(image.size)
         if image.format in ("JPEG", "MPO"):
-            image.draft(None, size)  # the JPEG decoder itself halves, as far as it stays above `size`
+            size = self._draft(image, size)
         image.load()
         orientation = header.orientation if header else _orientation(image)
         flat = self._flatten(_eight_bits(image))
@@ -124,6 +125,21 @@ class PicturePreparer:
         if flat.mode not in ("L", "RGB"):
             flat = flat.convert("RGB")
         return flat.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else flat
+
+    def _draft(self, image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
+        """Let the JPEG decoder itself shrink to a half, a quarter or an eighth, at a third of the cost.
+
+        Where a half or a quarter lies within a few per cent under the bound it is the size that is sent
+        (an eighth is soft: mere averages of blocks); otherwise the decoder stays above `size`. Returns the size to resize to.
+        """
+        width, height = image.size
+        for divisor in (2, 4):
+            drafted = -(-width // divisor), -(-height // divisor)
+            if DRAFT_SHARE * self._max_side_px <= max(drafted) <= self._max_side_px:
+                image.draft(None, (width // divisor, height // divisor))
+                return drafted
+        image.draft(None, size)
+        return size
 
     def _target_size(self, size: tuple[int, int]) -> tuple[int, int]:
         scale = min(1.0, self._max_side_px / max(size))
