@@ -187,7 +187,6 @@ def test_orientation_is_read_in_both_byte_orders():
         ((1600, 1200), 840, (840, 630)),  # half is 5 % under it: shrunk to the bound
         ((1600, 1200), 799, (799, 599)),  # half is above it
         ((1600, 1200), 405, (400, 300)),  # a quarter
-        ((1600, 1200), 205, (205, 154)),  # an eighth would be soft: averages of blocks
     ],
 )
 def test_a_size_that_the_decoder_gives_is_taken_where_it_nearly_fills_the_bound(
