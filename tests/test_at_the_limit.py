@@ -151,6 +151,32 @@ def test_a_limit_on_requests_at_once_is_found(words, share):
     assert server.refused <= 0.03 * 20_000
 
 
+@pytest.mark.parametrize(("share", "concurrency"), [(0.02, 40), (0.005, "auto")])
+def test_stray_refusals_do_not_slow_a_run_for_long(share, concurrency):
+    """A relay with a busy upstream key refuses some requests whatever is sent: known for strays in a few minutes."""
+    chance = random.Random(5)
+
+    class Stray:
+        async def post(self, _body: bytes) -> HttpAnswer:
+            if chance.random() < share:
+                return error(429, "rate_limit_exceeded")
+            await asyncio.sleep(chance.uniform(0.7, 1.3))
+            return good()
+
+    bench = Bench(Stray(), 20_000, concurrency=concurrency, max_concurrency=40, max_retries=20)
+
+    async def go():
+        running = asyncio.create_task(bench.go())
+        await asyncio.sleep(300)
+        before = bench.tally.answered
+        await asyncio.sleep(60)
+        bench.runner.stop()
+        await running
+        return bench.tally.answered - before
+
+    assert virtual_time.run(go()) >= 0.8 * 40 * 60
+
+
 def test_a_server_that_refuses_at_any_rate_is_not_starved():
     """Two of three requests get 429 by chance, "again in 50 ms": at least a row a second, not ever fewer."""
     chance = random.Random(5)

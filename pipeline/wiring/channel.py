@@ -150,7 +150,7 @@ class Channel:
         if self.health.is_probing:
             self.tell(f"{self.name} works again")
         self.health.answered()
-        self.pace.answered()
+        self.pace.answered(ticket.sent_at)
         if isinstance(self.concurrency, ConcurrencyController):
             self.concurrency.answered(now - ticket.sent_at, self.in_flight)
         self.steps.learn(ticket.estimate, usage)
@@ -174,7 +174,8 @@ class Channel:
         if isinstance(error, RateLimited) and not is_overload:
             self.limiter.refused(ticket.admission)
             self.pace.refused(now, ticket.sent_at, ticket.reserved_tokens, hold_seconds)
-        if hold_seconds > 0:
+        is_named = isinstance(error, TransientError) and error.retry_after_seconds is not None
+        if hold_seconds > 0 and (is_named or is_overload or not self.pace.is_passing_over(now)):
             self.limiter.close_until(now, now + hold_seconds)
         if self.health.is_probing and not was_probing:
             self.tell(f"{self.name} rests; one request at a time finds out when it works again ({error})")
