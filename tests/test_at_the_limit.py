@@ -223,6 +223,27 @@ def test_refusals_of_what_was_out_are_one_piece_of_news():
     assert pace.per_minute(10.0) == pytest.approx(0.5 * 600_000, rel=0.25)
 
 
+def test_strays_that_become_many_are_strays_no_more():
+    """One in fifty is passed over; more than ten of a hundred are for our rate, and the pace is back."""
+    pace = Pace()
+    now = 0.0
+    for number in range(5000):
+        now += 0.02
+        pace.sent(now, 500)
+        if number % 50 == 49:
+            pace.refused(now, sent_at=now - 0.01, tokens=500, hold_seconds=0.3)
+        else:
+            pace.answered(sent_at=now - 0.01)
+    assert pace.is_passing_over(now)
+    assert pace.per_minute(now) is None
+    for _ in range(12):
+        now += 0.02
+        pace.sent(now, 500)
+        pace.refused(now, sent_at=now - 0.01, tokens=500, hold_seconds=0.3)
+    assert not pace.is_passing_over(now)
+    assert pace.per_minute(now) is not None
+
+
 def test_no_refusal_no_pace():
     """A server that refuses nothing is not held back."""
     pace = Pace()

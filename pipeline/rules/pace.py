@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
 
 PLATEAU_SECONDS = 15.0
 SHORTEST_MEASURE_SECONDS = 5.0
@@ -33,26 +32,21 @@ KEEP_OF_MEASURED = 0.85
 KEEP_OF_GUESSED = 0.5
 RECENT_SECONDS = 10
 FEWEST_FOR_A_RATE = 4
-FEWEST_BETWEEN = 4  # requests between two refusals, where they are for our rate
-EARLY_TO_GIVE_UP = 8
-MANY_BETWEEN = 8  # requests taken between two refusals, where they are strays
-STRAYS_TO_PASS_OVER = 3
-FEWEST_SINCE_GUESS = 50
-FAR_BELOW_SECONDS = 3.0  # after a guess: the pace is at most three quarters of what it was
-STRAY_SHARE = 0.05
-MOST_STRAY_SHARE = 0.1  # above that, of the last hundred requests, they are no strays
-LONGEST_PASS_OVER_SECONDS = 960.0
-GIVEN_UP_SECONDS = 60.0
 LONGEST_GUESSED_SECONDS = 1.0
 SHORTEST_GUESSED_SECONDS = 0.05
 
+FEWEST_BETWEEN = 4  # answers between two refusals, unless the server refuses at any rate
+EARLY_TO_GIVE_UP = 8
+GIVEN_UP_SECONDS = 60.0
 
-@dataclass(slots=True)
-class _Outcomes:
-    """Requests that were answered and such that were refused."""
-
-    taken: int = 0
-    refused: int = 0
+MANY_BETWEEN = 8  # requests taken between two refusals, where they are strays
+STRAYS_TO_PASS_OVER = 3
+FAR_BELOW_SECONDS = 3.0  # after a guess: the pace is at most three quarters of what it was
+FEWEST_OUTCOMES = 50
+STRAY_SHARE = 0.05
+MOST_STRAYS_OF_A_HUNDRED = 10  # above that they are no strays
+FIRST_PASS_OVER_SECONDS = 60.0
+LONGEST_PASS_OVER_SECONDS = 960.0
 
 
 class Pace:
@@ -65,20 +59,14 @@ class Pace:
         self._refused_at = float("-inf")
         self._peak: float | None = None  # tokens per minute, at which it refused
         self._keep = KEEP_OF_GUESSED
-        self._early = 0  # refusals, each with hardly a request since the last
-        self._answered = 0  # since the last refusal
-        self._taken = 0  # ... of requests that were sent after it
+        self._answers = 0  # since the last refusal
+        self._early = 0  # refusals in a row with hardly an answer between them
         self._given_up_until = float("-inf")
-        self._strays = 0  # refusals in a row that were not for our rate
-        self._since_guess = _Outcomes()
-        self._guessed_at = float("-inf")
-        self._lately = _Outcomes()
-        self._pass_over_seconds = GIVEN_UP_SECONDS
-        self._passed_over_until = float("-inf")
+        self._strays = _Strays()
 
     def is_passing_over(self, now: float) -> bool:
         """Whether refusals are not taken for a limit at the moment."""
-        return now < self._passed_over_until
+        return now < self._strays.passed_over_until
 
     def sent(self, now: float, tokens: float) -> None:
         """So many were sent; negative for what turned out as unused."""
@@ -86,43 +74,24 @@ class Pace:
             self._recent.append((now, self._total))
         self._total += tokens
 
+    def answered(self, sent_at: float) -> None:
+        """The server took a request."""
+        self._answers += 1
+        self._strays.answered(sent_at, self._refused_at)
+
     def refused(self, now: float, sent_at: float, tokens: float, hold_seconds: float) -> None:
         """The server refused a request of so many tokens, and everybody holds so long for it."""
         self.sent(now, -tokens)
-        self._since_guess.refused += 1
-        self._lately.refused += 1
-        if self._lately.refused > MOST_STRAY_SHARE * 100:
-            self._passed_over_until = float("-inf")
+        self._strays.refused()
         if sent_at <= self._refused_at or now < self._given_up_until or self.is_passing_over(now):
             return  # it was out already when we learned of the last one
-        if self._is_stray(now):
-            self._pass_over(now)
-            return
-        self._early = self._early + 1 if self._answered < FEWEST_BETWEEN else 0
-        self._answered = self._taken = 0
-        if self._early >= EARLY_TO_GIVE_UP:
-            self._give_up(now, _one_each(tokens, hold_seconds))
-            return
-        if self._anchor is not None and self._measure(now, *self._anchor):
-            return
-        if self._peak is None or self._keep != KEEP_OF_GUESSED:
-            self._since_guess, self._guessed_at = _Outcomes(), now
-        guess = self._recent_per_minute(now, tokens) or _one_each(tokens, hold_seconds)
-        slowest = _one_each(tokens, LONGEST_GUESSED_SECONDS) / KEEP_OF_GUESSED
-        self._peak = max(min(guess, self.per_minute(now) or guess), slowest)
-        self._keep = KEEP_OF_GUESSED
-        if self._anchor is None or now - self._anchor[0] > LONGEST_MEASURE_SECONDS:
-            self._anchor = (now, self._total)
-        self._refused_at = now
-
-    def answered(self, sent_at: float) -> None:
-        """The server took a request."""
-        self._answered += 1
-        self._taken += sent_at > self._refused_at
-        self._since_guess.taken += sent_at > self._guessed_at
-        self._lately.taken += 1
-        if self._lately.taken + self._lately.refused >= 100:
-            self._lately = _Outcomes()
+        if self._is_stray(now - self._refused_at):
+            self._peak = self._anchor = None
+            self._strays.pass_over(now)
+        elif self._is_at_any_rate():
+            self._give_up(_one_each(tokens, hold_seconds), now)
+        elif self._anchor is None or not self._measure(now, *self._anchor):
+            self._guess(now, tokens, hold_seconds)
 
     def per_minute(self, now: float) -> float | None:
         """The pace; None while nothing was refused."""
@@ -136,26 +105,23 @@ class Pace:
         """The pace is above what is allowed anyway."""
         self._peak = None
 
-    def _is_stray(self, now: float) -> bool:
-        """Whether it refused though less was sent than when it refused before."""
-        seconds, since = now - self._refused_at, self._since_guess
-        if self._peak is None or self._keep == KEEP_OF_GUESSED:
-            is_below = self._peak is not None and seconds < FAR_BELOW_SECONDS
-            has_passed_over = self._passed_over_until > float("-inf")  # and they stayed few meanwhile
-            are_few = since.taken >= FEWEST_SINCE_GUESS and since.refused <= STRAY_SHARE * since.taken
-            return are_few and (is_below or has_passed_over)
-        is_stray = seconds < PLATEAU_SECONDS and self._taken >= MANY_BETWEEN
-        self._strays = self._strays + 1 if is_stray else max(0, self._strays - 1)
-        return self._strays >= STRAYS_TO_PASS_OVER
+    # ---- what a refusal means
 
-    def _pass_over(self, now: float) -> None:
-        self._peak = self._anchor = None
-        self._since_guess, self._guessed_at = _Outcomes(), now
-        self._strays = self._answered = self._taken = 0
-        self._passed_over_until = now + self._pass_over_seconds
-        self._pass_over_seconds = min(2 * self._pass_over_seconds, LONGEST_PASS_OVER_SECONDS)
+    def _is_stray(self, seconds_since_refusal: float) -> bool:
+        if self._peak is None:
+            return self._strays.are_few and self._strays.were_passed_over
+        if self._keep == KEEP_OF_GUESSED:
+            return self._strays.are_few and (
+                seconds_since_refusal < FAR_BELOW_SECONDS or self._strays.were_passed_over
+            )
+        return self._strays.one_more(is_below=seconds_since_refusal < PLATEAU_SECONDS)
 
-    def _give_up(self, now: float, per_minute: float) -> None:
+    def _is_at_any_rate(self) -> bool:
+        self._early = self._early + 1 if self._answers < FEWEST_BETWEEN else 0
+        self._answers = 0
+        return self._early >= EARLY_TO_GIVE_UP
+
+    def _give_up(self, per_minute: float, now: float) -> None:
         self._peak, self._keep = per_minute, 1.0
         self._anchor = None
         self._early = 0
@@ -166,13 +132,26 @@ class Pace:
         seconds = now - since
         if not SHORTEST_MEASURE_SECONDS <= seconds <= LONGEST_MEASURE_SECONDS or self._total <= total_then:
             return False
-        if now - self._refused_at >= PLATEAU_SECONDS:  # a limit, as it should be
-            self._pass_over_seconds = GIVEN_UP_SECONDS
+        if now - self._refused_at >= PLATEAU_SECONDS:
+            self._strays.there_is_a_limit()
         self._peak = (self._total - total_then) * 60.0 / seconds
         self._keep = KEEP_OF_MEASURED
         self._anchor = (now, self._total)
         self._refused_at = now
+        self._strays.taken = 0
         return True
+
+    def _guess(self, now: float, tokens: float, hold_seconds: float) -> None:
+        if self._peak is None or self._keep != KEEP_OF_GUESSED:
+            self._strays.start_counting(now)
+        guess = self._recent_per_minute(now, tokens) or _one_each(tokens, hold_seconds)
+        slowest = _one_each(tokens, LONGEST_GUESSED_SECONDS) / KEEP_OF_GUESSED
+        self._peak = max(min(guess, self.per_minute(now) or guess), slowest)
+        self._keep = KEEP_OF_GUESSED
+        if self._anchor is None or now - self._anchor[0] > LONGEST_MEASURE_SECONDS:
+            self._anchor = (now, self._total)
+        self._refused_at = now
+        self._strays.taken = 0
 
     def _recent_per_minute(self, now: float, tokens: float) -> float | None:
         """The rate of the last seconds; None where it is one of a handful of requests."""
@@ -182,6 +161,64 @@ class Pace:
         if self._total - total < FEWEST_FOR_A_RATE * tokens:
             return None
         return (self._total - total) * 60.0 / max(now - time, 1.0)
+
+
+class _Strays:
+    """Whether refusals are strays: few among many requests, and no fewer when less is sent.
+
+    taken: requests that were sent after the last refusal and answered.
+    """
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.passed_over_until = float("-inf")
+        self._pass_over_seconds = FIRST_PASS_OVER_SECONDS
+        self._score = 0
+        self._counted_from = float("-inf")
+        self._counted_answers = self._counted_refusals = 0
+        self._hundred_answers = self._hundred_refusals = 0  # of the hundred requests that run now
+
+    def answered(self, sent_at: float, refused_at: float) -> None:
+        self.taken += sent_at > refused_at
+        self._counted_answers += sent_at > self._counted_from
+        self._hundred_answers += 1
+        if self._hundred_answers + self._hundred_refusals >= 100:
+            self._hundred_answers = self._hundred_refusals = 0
+
+    def refused(self) -> None:
+        self._counted_refusals += 1
+        self._hundred_refusals += 1
+        if self._hundred_refusals > MOST_STRAYS_OF_A_HUNDRED:
+            self.passed_over_until = float("-inf")
+
+    def start_counting(self, now: float) -> None:
+        self._counted_from = now
+        self._counted_answers = self._counted_refusals = 0
+
+    @property
+    def are_few(self) -> bool:
+        """Of the requests that were sent since the counting began."""
+        answers, refusals = self._counted_answers, self._counted_refusals
+        return answers >= FEWEST_OUTCOMES and refusals <= STRAY_SHARE * answers
+
+    @property
+    def were_passed_over(self) -> bool:
+        """They were, and they stayed few meanwhile."""
+        return self.passed_over_until > float("-inf")
+
+    def one_more(self, *, is_below: bool) -> bool:
+        """A refusal below or above a measured limit. Returns whether they are strays, all in all."""
+        self._score = self._score + 1 if is_below and self.taken >= MANY_BETWEEN else max(0, self._score - 1)
+        return self._score >= STRAYS_TO_PASS_OVER
+
+    def pass_over(self, now: float) -> None:
+        self.start_counting(now)
+        self._score = self.taken = 0
+        self.passed_over_until = now + self._pass_over_seconds
+        self._pass_over_seconds = min(2 * self._pass_over_seconds, LONGEST_PASS_OVER_SECONDS)
+
+    def there_is_a_limit(self) -> None:
+        self._pass_over_seconds = FIRST_PASS_OVER_SECONDS
 
 
 def _one_each(tokens: float, seconds: float) -> float:
