@@ -228,6 +228,8 @@ def _explain(error: Any, flags: dict[str, Any], file_path: Path | None) -> str:
         near = difflib.get_close_matches(name, [*fields, "prompt_file"], 1)
         return f"{where}: no setting of this name" + (f"; did you mean {near[0]}?" if near else "")
     message = error["msg"].removeprefix("Value error, ")
+    if location[0] == "endpoint" and len(location) < 3:  # a key may stand in what is there instead
+        return f"{where}: a list is needed: entries that begin with [[endpoint]], in double brackets"
     if name == "api_key_env":  # what stands there may well be the key
         return f"{where}: the NAME of a variable is needed here, never the key itself"
     return f"{where}: {message} (got {error['input']!r:.60}; {fields[name].description})"

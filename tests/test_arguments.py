@@ -186,10 +186,18 @@ def test_a_wrong_entry_is_named_with_its_line(tmp_path, text, flags, says):
 def test_a_key_in_the_place_of_its_variable_is_not_repeated(tmp_path):
     """api_key_env = "sk-..." is refused without showing it, as a flag and in an entry."""
     entry = toml(tmp_path, 'model = "m"\n[[endpoint]]\napi_key_env = "sk-5d1c9e7a"\n')
-    for argv in (("--model", "m", "--api-key-env", "sk-5d1c9e7a"), entry):
+    named = ("--model", "m", "--api-key-env", "gsk_5d1c9e7aAbCdEfGhIjKl")  # could be the name of a variable
+    for argv in (("--model", "m", "--api-key-env", "sk-5d1c9e7a"), named, entry):
         said = complaint(*argv)
         assert "the NAME of a variable is needed here" in said
         assert "5d1c9e7a" not in said
+
+
+def test_single_brackets_show_nothing_of_the_entry(tmp_path):
+    """[endpoint] instead of [[endpoint]]: the line and what is meant, not what stands there."""
+    said = complaint(*toml(tmp_path, 'model = "m"\n[endpoint]\napi_key = "sk-5d1c9e7a"\n'))
+    assert "run.toml:2: endpoint: a list is needed" in said
+    assert "5d1c9e7a" not in said
 
 
 def test_the_run_folder_is_named_after_the_source(tmp_path):

@@ -13,7 +13,7 @@ from scripted_chat import QuotaServer, channel, completion, error, good
 from test_runner import Bench
 
 from pipeline.nouns.config import ChatSettings, LimitSettings
-from pipeline.nouns.rows import HttpAnswer, LimitReport
+from pipeline.nouns.rows import HttpAnswer
 from pipeline.rules.limiter import Allowance, Limiter
 from pipeline.rules.pace import Pace
 from pipeline.rules.tokens import TokenEstimator
@@ -251,16 +251,33 @@ def test_no_refusal_no_pace():
     assert pace.per_minute(1000.0) is None
 
 
-def test_where_the_server_tells_what_is_left_no_pace_is_kept():
-    """A 429 beside headers is in the headers already; without them the pace holds, up to the limit."""
-    limiter = Limiter(60_000)
-    admission = limiter.take(0.0, 100)
-    assert limiter.set_pace(0.0, 6000)
-    assert limiter.tokens.rate_per_second == 100
-    assert not limiter.set_pace(0.0, 70_000)
-    limiter.hear(0.0, admission, tokens=LimitReport(60_000, 30_000))
-    assert not limiter.set_pace(0.0, 6000)
-    assert limiter.tokens.rate_per_second == 1000
+@pytest.mark.parametrize("retry_after", [{"retry-after": "1"}, {}], ids=["named", "unnamed"])
+def test_a_limit_that_the_headers_do_not_describe(retry_after):
+    """Plenty of tokens left by the headers, ten requests a second enforced: found by its refusals, few of them."""
+
+    @dataclass
+    class Strict:
+        refused: int = 0
+        level: float = 10.0
+        at: float | None = None
+
+        async def post(self, _body: bytes) -> HttpAnswer:
+            now = asyncio.get_running_loop().time()
+            self.level = min(10.0, self.level + (now - (self.at or now)) * 10)
+            self.at = now
+            headers = {"x-ratelimit-limit-tokens": "10000000", "x-ratelimit-remaining-tokens": "9990000"}
+            if self.level < 1:
+                self.refused += 1
+                return error(429, "rate_limit_exceeded", headers | retry_after)
+            self.level -= 1
+            await asyncio.sleep(1)
+            return good(headers=headers)
+
+    server = Strict()
+    bench = Bench(server, 3000, concurrency="auto").run()
+    assert bench.tally.answered == 3000
+    assert bench.seconds <= 300 / 0.8
+    assert server.refused <= 0.03 * 3000
 
 
 # ------------------------------------------------------------------------------- the charge
@@ -278,6 +295,25 @@ def test_the_charge_for_a_reserved_token_is_measured(charge):
         level = min(60_000, level + 100 * charge)
         allowance.hear(now, grant, 60_000, level)
     assert allowance.charge == pytest.approx(charge, rel=0.03)
+
+
+def test_late_reports_teach_no_charge():
+    """Headers written when a request is admitted, answers after 40 s +- 70 %: the charge stays near one."""
+    chance = random.Random(3)
+    allowance = Allowance(300_000, burst_seconds=1.0)
+    now, level, out, charges = 0.0, 300_000.0, [], []
+    for _ in range(12_000):  # twenty minutes at the limit
+        now += 0.1
+        level = min(300_000.0, level + 500)
+        if allowance.wait_seconds(now, 500) <= 0:
+            level -= 500
+            out.append((now + 40 * chance.uniform(0.3, 1.7), allowance.take(now, 500), level))
+        for item in [item for item in out if item[0] <= now]:
+            out.remove(item)
+            allowance.hear(now, item[1], 300_000, item[2])
+        charges.append(allowance.charge)
+    assert max(charges) <= 2.5
+    assert sum(charges) / len(charges) <= 1.5
 
 
 def test_refused_requests_teach_no_charge():

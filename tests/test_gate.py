@@ -12,7 +12,7 @@ from scripted_chat import QuotaServer, ScriptedChat, channel, error, good, rows
 from test_runner import Bench, always
 
 from pipeline.nouns.config import LimitSettings
-from pipeline.nouns.errors import ConnectionLost, RunError
+from pipeline.nouns.errors import ConnectionLost, RunError, ServerBusy
 from pipeline.nouns.rows import TokenEstimate
 from pipeline.rules.limiter import Limiter
 from pipeline.wiring.gate import Ask, Gate
@@ -199,6 +199,33 @@ def test_an_endpoint_that_the_head_cannot_use_serves_those_behind():
     assert {name for _, name in passed[1:second]} == {"small"}
 
 
+def test_who_comes_later_need_not_wait_for_the_head():
+    """The head can only use an endpoint that is busy for ten minutes; rows that come after it use the free one at once."""
+
+    def estimate(row, _pictures):
+        n = 5000 if row.id == "r000000" else 100
+        return TokenEstimate(n, n, 0, 0)
+
+    one = LimitSettings(concurrency=1)
+    large = channel(ScriptedChat(iter(())), one, Limiter(60_000), "large", estimate=estimate)
+    small = channel(ScriptedChat(iter(())), one, Limiter(2000), "small", estimate=estimate)
+    gate = Gate([large, small])
+
+    async def run():
+        loop = asyncio.get_running_loop()
+        busy = await gate.admit(Ask(rows(2)[1], ()))
+        assert busy.channel is large
+        head = asyncio.create_task(gate.admit(Ask(rows(1)[0], ())))
+        await asyncio.sleep(30)
+        asked_at = loop.time()
+        later = await asyncio.wait_for(gate.admit(Ask(rows(2)[1], ())), 60)
+        assert later.channel is small
+        assert loop.time() - asked_at < 5
+        head.cancel()
+
+    virtual_time.run(run())
+
+
 def test_a_row_too_large_for_one_endpoint_goes_to_the_other():
     """Only a need above every limit fails the row."""
     small = channel(ScriptedChat(always(good())), LIMITS, Limiter(400), "small")
@@ -284,7 +311,51 @@ def test_one_row_that_every_endpoint_refuses_puts_none_aside():
     assert bench.told == []
 
 
+@pytest.mark.parametrize(
+    "refusal", [error(400, "invalid_value", message="max_tokens is too large"), error(413, "")]
+)
+def test_what_one_endpoint_cannot_take_another_may(refusal):
+    """400 or 413 for everything at one of two: no row is lost, and that one is put aside after 20."""
+    bad = ScriptedChat(always(refusal))
+    bench = bench_of(
+        channel(bad, LIMITS, name="bad"), channel(ScriptedChat(always(good())), LIMITS, name="ok")
+    ).run()
+    assert answered_by(bench) == {"ok": 1000}
+    assert len(bad.bodies) <= 20 + 16
+    assert "put aside: bad" in bench.told[0]
+
+
+def test_rows_that_all_refuse_are_asked_a_few_times_only():
+    """Both endpoints give 403 for one picture of 2,000: a handful of attempts, not one for each other row."""
+
+    class Moderated(ScriptedChat):
+        async def post(self, body):
+            await super().post(body)
+            if b"r000002" in body:
+                return error(403, "permission_error", message="Your picture was flagged")
+            return good()
+
+    chats = [Moderated(always(good())) for _ in "ab"]
+    bench = bench_of(
+        *(channel(c, LIMITS, name=n) for c, n in zip(chats, "ab", strict=True)), count=2000
+    ).run()
+    assert bench.tally.answered == 1999
+    assert sum(body == b"[row r000002]" for chat in chats for body in chat.bodies) <= 12
+
+
 # ------------------------------------------------------------------------------- the circuit breaker
+
+
+def test_an_old_failure_is_no_part_of_an_outage():
+    """One 503, two idle hours, five 503s within a second: a rest begins, the endpoint is not given up."""
+    health = channel(ScriptedChat(iter(())), LIMITS).health
+    health.answered()
+    busy = ServerBusy("503: blip", kind="server_error", http_status=503)
+    health.attempt_failed(busy, "r1", 1, 1.0, 1.0, False)
+    for number in range(5):
+        health.attempt_failed(busy, f"r{number}", 1, 7200.0, 7200.0 + number / 10, False)
+    assert health.is_probing
+    assert health.resting_until < 7210
 
 
 class Broken(ScriptedChat):

@@ -130,6 +130,13 @@ def test_a_progressive_picture_keeps_its_scans(prepare):
     assert Image.open(io.BytesIO(sent)).tobytes() == Image.open(io.BytesIO(data)).tobytes()
 
 
+def test_what_follows_the_picture_is_left_out(prepare):
+    """A second JPEG with its own position behind the end mark goes nowhere."""
+    data = encode(corners(), "JPEG")
+    _, sent = prepare(data + with_metadata(corners(), "JPEG"))
+    assert sent == data
+
+
 @given(st.binary(max_size=60), st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"]))
 def test_leaving_out_metadata_never_fails(tail, start):
     """Whatever follows the signature, something comes back, and no more than there was."""

@@ -6,10 +6,12 @@ run refuses it; everything else may differ at each start.
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -44,7 +46,17 @@ API_ORDER = (
 )
 
 PositiveInt = Annotated[int, Field(gt=0, le=10**9)]
-VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)]
+
+
+def _no_key(name: str) -> str:
+    if len(name) >= 20 and re.search("[a-z]", name) and re.search("[0-9]", name):
+        raise ValueError("looks like a key")
+    return name
+
+
+VariableName = Annotated[
+    str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100), AfterValidator(_no_key)
+]
 # the word auto is None: told by the server or found out while running
 _Auto = BeforeValidator(lambda value: None if value == "auto" else value)
 Rate = Annotated[PositiveInt | None, _Auto]
@@ -161,7 +173,7 @@ class LimitSettings(Group):
         3600.0,
         gt=0,
         le=604_800,
-        description="seconds without a connection, after it once worked, until the run stops",
+        description="seconds an endpoint may be gone or broken, after it once worked, until it is given up",
     )
     timeout: float = Field(
         600.0, gt=0, le=86_400, description="seconds for one attempt, from send to last byte"
@@ -215,7 +227,10 @@ class EndpointEntry(Group):
         None, description="{ input = 2.5, output = 10.0 }, dollars per million tokens"
     )
     weight: float = Field(
-        1.0, ge=0, le=1000, description="share where several have room; 0: only when no other has"
+        1.0,
+        ge=0,
+        le=1000,
+        description="share of the requests in flight where several have room; 0: only when no other has",
     )
 
 

@@ -33,7 +33,7 @@ def without_metadata(data: bytes) -> bytes:
 
 
 def _jpeg_ranges(data: bytes) -> list[tuple[int, int]]:
-    """What to keep, as (start, end). Metadata stands before the first scan; from there on all is picture."""
+    """What to keep, as (start, end). Metadata stands before the first scan; from there to its end all is picture."""
     kept, at = [(0, 2)], 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != _START_OF_SCAN:
         marker = data[at + 1]
@@ -51,7 +51,9 @@ def _jpeg_ranges(data: bytes) -> list[tuple[int, int]]:
         if not is_metadata:
             _keep(kept, at, end)
         at = end
-    _keep(kept, at, len(data))
+    # an end mark cannot stand inside a scan; what follows it is no part of this picture
+    end = data.find(b"\xff\xd9", at)
+    _keep(kept, at, end + 2 if end >= 0 else len(data))
     return kept
 
 

@@ -34,6 +34,7 @@ FIRST_FAILURES_TO_STOP = 20
 FAILURES_TO_STOP = 50
 BROKEN_TO_REST = 5
 LONGEST_REST_SECONDS = 60.0
+PICTURE_KINDS = frozenset({"bad_image", "content_policy"})
 # nothing but failures from the first request on is a wrong address more often than an outage
 FIRST_OUTAGE_SECONDS = 120.0
 
@@ -62,6 +63,7 @@ class EndpointHealth:
         self._broken_rows: list[str] = []
         self._failed_rows = 0
         self._down_since: float | None = None
+        self._broke_at = float("-inf")
         self.shortened_pause_until: float | None = None
 
     def answered(self) -> None:
@@ -100,7 +102,7 @@ class EndpointHealth:
 
     def row_failed(self, failure: Failure) -> None:
         """A row has no answer. Raises RunError where that has happened to too many, with no answer between."""
-        if failure.kind.startswith("image_"):  # costs nothing, and a folder may hold many
+        if failure.kind.startswith("image_") or failure.kind in PICTURE_KINDS:  # a folder may hold many
             return
         self._failed_rows += 1
         most = FAILURES_TO_STOP if self.has_answered else FIRST_FAILURES_TO_STOP
@@ -130,8 +132,10 @@ class EndpointHealth:
     def _broke(self, error: AnswerError, row_id: str, sent_at: float, now: float) -> None:
         if sent_at <= self._rested_at:  # it was out already: no news
             return
-        if self._down_since is None:
-            self._down_since = now
+        if self._down_since is None or (not self.is_probing and now - self._broke_at > LONGEST_REST_SECONDS):
+            self._down_since = now  # an older failure is no part of this outage
+            self._broken_rows.clear()
+        self._broke_at = now
         self._broken_rows.append(row_id)
         is_broken = len(self._broken_rows) >= BROKEN_TO_REST and len(set(self._broken_rows)) > 1
         if is_broken or self.is_probing or self.is_outage(error):

@@ -32,6 +32,7 @@ gate's matter (see gate.py).
 
 from __future__ import annotations
 
+import statistics
 from collections import deque
 from dataclasses import dataclass
 
@@ -44,7 +45,8 @@ MARGIN_SECONDS = 0.02
 # a request granted so recently may not have reached the server when it wrote its report
 TRANSIT_SECONDS = 0.25
 CHARGE_SECONDS = 5.0
-MOST_CHARGE = 20.0
+CHARGE_LATENCIES = 4.0
+MOST_CHARGE = 10.0
 FULL_SHARE = 0.95  # a bucket that full may have lost refill: nothing can be measured by it
 # floats: a wait of less than this is no wait (a loop could spin on 1e-15 missing tokens)
 EPSILON = 1e-9
@@ -88,7 +90,7 @@ class Allowance:
     def __init__(self, limit_per_minute: float, burst_seconds: float) -> None:
         self.configured = float(limit_per_minute)
         self.limit_per_minute = self.configured  # lower while the server says so
-        self.pace: float | None = None  # lower still while the server refuses at the limit (see pace.py)
+        self.pace: float | None = None  # what flows in, where that is not the limit
         self._burst_seconds = burst_seconds
         self._level = (
             0.0  # nobody knows what the quota holds at the start; a burst into an empty one is a storm
@@ -132,7 +134,7 @@ class Allowance:
     @property
     def charge(self) -> float:
         """What the server takes for a token that we reserve; 1 and more."""
-        return max(1.0, *self._charges) if self._charges and self.is_heard else 1.0
+        return max(1.0, statistics.median(self._charges)) if self._charges and self.is_heard else 1.0
 
     def used_last_minute(self, now: float) -> float:
         self._advance(now)
@@ -191,18 +193,21 @@ class Allowance:
             return
         at_least = remaining - max(granted - refilled, self._on_their_way(now, grant))
         self._level = min(max(self._level, at_least), at_most) if self.is_heard else at_least
-        self._measure_charge(now, limit, remaining)
+        self._measure_charge(now, limit, remaining, now - grant.time)
         self.limit_per_minute = float(limit)
         self.is_heard = True
 
-    def _measure_charge(self, now: float, limit: float, remaining: float) -> None:
+    def _measure_charge(self, now: float, limit: float, remaining: float, latency_seconds: float) -> None:
         mark = self._mark
         if mark is None or limit != self.limit_per_minute or remaining >= FULL_SHARE * limit:
             self._mark = _Mark(now, remaining, self._granted_total - self._refused_total)
+            if self._charges and remaining >= FULL_SHARE * limit:
+                self._charges.append(1.0)  # it has more than enough: whatever was learned is not so
             return
         sent_total = self._granted_total - self._refused_total
         seconds, sent = now - mark.time, sent_total - mark.sent_total
-        if seconds >= CHARGE_SECONDS and sent > 0:
+        # a report may be as old as its request: the window must be long beside that
+        if seconds >= max(CHARGE_SECONDS, CHARGE_LATENCIES * latency_seconds) and sent > 0:
             taken = mark.remaining - remaining + seconds * limit / WINDOW_SECONDS
             self._charges.append(min(self.charge * taken / sent, MOST_CHARGE))
             self._mark = _Mark(now, remaining, sent_total)
@@ -255,6 +260,7 @@ class Admission:
 
     tokens: Grant | None
     requests: Grant | None
+    paced: Grant | None
 
 
 class Limiter:
@@ -274,6 +280,7 @@ class Limiter:
         self._is_given = tokens_per_minute is not None
         self.tokens = self._allowance(tokens_per_minute)
         self.requests = self._allowance(requests_per_minute)
+        self._paced: Allowance | None = None  # while refusals show a limit that nobody told (see pace.py)
         self._closed_until = float("-inf")
 
     def __repr__(self) -> str:
@@ -304,6 +311,8 @@ class Limiter:
             wait = max(wait, self.tokens.wait_seconds(now, tokens))
         if self.requests:
             wait = max(wait, self.requests.wait_seconds(now, 1))
+        if self._paced:
+            wait = max(wait, self._paced.wait_seconds(now, tokens))
         return wait if wait > EPSILON else 0.0
 
     def take(self, now: float, tokens: float) -> Admission:
@@ -311,12 +320,15 @@ class Limiter:
         return Admission(
             self.tokens.take(now, tokens) if self.tokens else None,
             self.requests.take(now, 1) if self.requests else None,
+            self._paced.take(now, tokens) if self._paced else None,
         )
 
     def settle(self, now: float, admission: Admission, used_tokens: float) -> None:
         """The answer came: replace the estimate by what was used."""
         if admission.tokens and self.tokens and not self.tokens.is_heard:
             self.tokens.settle(now, admission.tokens, used_tokens)
+        if admission.paced and self._paced:
+            self._paced.settle(now, admission.paced, used_tokens)
 
     def hear(
         self,
@@ -329,37 +341,46 @@ class Limiter:
         self.tokens = self._hear_one(self.tokens, admission.tokens, tokens, now)
         self.requests = self._hear_one(self.requests, admission.requests, requests, now)
 
-    def refused(self, admission: Admission) -> None:
+    def refused(self, now: float, admission: Admission) -> None:
         """The server answered 429: none of it was charged."""
+        self.settle(now, admission, 0)
         for allowance, grant in ((self.tokens, admission.tokens), (self.requests, admission.requests)):
             if allowance and grant:
                 allowance.refused(grant)
 
     def close_until(self, now: float, time: float) -> None:
         """Nobody passes before `time`; a later time already set stays."""
-        for allowance in (self.tokens, self.requests):
+        for allowance in (self.tokens, self.requests, self._paced):
             if allowance and not allowance.is_heard:
                 allowance.empty(now)
         self._closed_until = max(self._closed_until, time)
 
-    def set_pace(self, now: float, pace: float | None) -> bool:
-        """Send no more than `pace` tokens per minute, whatever the limit; None for the limit itself.
+    def set_pace(self, now: float, pace: float | None) -> None:
+        """Send no more than `pace` tokens per minute, whatever the limits say; None for the limits alone."""
+        if pace is None:
+            self._paced = None
+            return
+        if self._paced is None:
+            self._paced = Allowance(float("inf"), self._burst_seconds)
+        self._paced.set_pace(now, pace)
 
-        Returns whether the pace was below the limit. Where the server tells what is left, that counts.
-        """
-        if self.is_heard:
-            pace = None
-        if self.tokens is None and pace is not None:
-            self.tokens = Allowance(float("inf"), self._burst_seconds)
-        if self.tokens is None:
-            return False
-        if pace is not None and pace >= self.tokens.limit_per_minute:
-            pace = None
-        if pace is None and self.tokens.limit_per_minute == float("inf"):
-            self.tokens = None  # it stood for the pace alone
-            return False
-        self.tokens.set_pace(now, pace)
-        return pace is not None
+    def has_room(self, now: float, tokens: float) -> bool:
+        """Whether, by what is known, such a request had room: a refusal is then for another reason."""
+        return not any(
+            allowance and allowance.wait_seconds(now, amount) > 0
+            for allowance, amount in ((self.tokens, tokens), (self.requests, 1))
+        )
+
+    @property
+    def tokens_per_minute(self) -> float | None:
+        """The limit that holds now, given, reported or found out; None where there is none."""
+        limits = [a.rate_per_second * WINDOW_SECONDS for a in (self.tokens, self._paced) if a]
+        return min(limits, default=None)
+
+    def tokens_last_minute(self, now: float) -> float | None:
+        """Tokens granted in the last 60 seconds; None without a limit."""
+        allowance = self.tokens or self._paced
+        return allowance.used_last_minute(now) if allowance else None
 
     def closed_seconds(self, now: float) -> float:
         """Seconds until it opens again; 0 when it is open."""

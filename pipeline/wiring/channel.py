@@ -102,9 +102,11 @@ class Channel:
         """Seconds until such a request may be sent, 0 when now; inf while another must come back first."""
         if self.in_flight >= self.most_in_flight_now or (self.health.is_probing and self._probe is not None):
             return float("inf")
-        pace = self.pace.per_minute(now)
-        if not self.limiter.set_pace(now, pace) and pace is not None:
+        pace, tokens = self.pace.per_minute(now), self.limiter.tokens
+        if pace is not None and tokens and pace >= tokens.limit_per_minute:
             self.pace.forget()
+            pace = None
+        self.limiter.set_pace(now, pace)
         wait = self.limiter.wait_seconds(now, self.reservation(estimate))
         return max(wait, self.health.resting_until - now)
 
@@ -171,8 +173,11 @@ class Channel:
             self.concurrency.overloaded(now)
         was_probing, was_shortened = self.health.is_probing, self.health.shortened_pause_until is not None
         hold_seconds = self.health.attempt_failed(error, row_id, attempt, ticket.sent_at, now, is_overload)
-        if isinstance(error, RateLimited) and not is_overload:
-            self.limiter.refused(ticket.admission)
+        if isinstance(error, RateLimited):
+            self.limiter.refused(now, ticket.admission)
+        # where the server tells what is left, a refusal for want of it is in its headers already
+        is_told = self.limiter.is_heard and not self.limiter.has_room(now, ticket.reserved_tokens)
+        if isinstance(error, RateLimited) and not is_overload and not is_told:
             self.pace.refused(now, ticket.sent_at, ticket.reserved_tokens, hold_seconds)
         is_named = isinstance(error, TransientError) and error.retry_after_seconds is not None
         if hold_seconds > 0 and (is_named or is_overload or not self.pace.is_passing_over(now)):

@@ -68,6 +68,8 @@ class Checkpoint:
                 await self._commit(loop, group)
             except BaseException as error:
                 reason = error if isinstance(error, RunError) else _unexpected(error)
+                if not isinstance(error, RunError):  # nobody will come for those that queued meanwhile
+                    waiting, self._pending = [*waiting, *self._pending], []
                 for _, committed in waiting:
                     if not committed.done():  # somebody still waits for it
                         committed.set_exception(reason)

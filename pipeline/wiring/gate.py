@@ -54,7 +54,7 @@ class Gate:
         """
         waiter = _Waiter(ask, asyncio.get_running_loop().create_future())
         self._line.append(waiter)
-        if len(self._line) == 1:
+        if len(self._line) == 1 or len(self.channels) > 1:  # those ahead may not want every endpoint
             self.poke()
         try:
             return await waiter.turn
@@ -89,7 +89,8 @@ class Gate:
         while self._line and self._line[0].turn.done():
             self._line.popleft()
         if wait_seconds < float("inf"):
-            self._timer = asyncio.get_running_loop().call_later(wait_seconds, self.poke)
+            # looked at again each second: a pace that grows shortens the wait
+            self._timer = asyncio.get_running_loop().call_later(min(wait_seconds, 1.0), self.poke)
 
     def _try(self, waiter: _Waiter, wanted: set[Channel]) -> float:
         """Let a waiter through, or say after how many seconds to try again; inf where that is no use.

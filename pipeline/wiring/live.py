@@ -40,14 +40,14 @@ class ChannelState:
     @classmethod
     def of(cls, channel: Channel, now: float) -> ChannelState:
         """now: by the loop's clock."""
-        tokens = channel.limiter.tokens
+        used, limit = channel.limiter.tokens_last_minute(now), channel.limiter.tokens_per_minute
         return cls(
             name=channel.name,
             model=channel.model,
             in_flight=channel.in_flight,
             most_in_flight=channel.most_in_flight_now,
-            tokens_last_minute=round(tokens.used_last_minute(now)) if tokens else None,
-            tokens_per_minute=round(tokens.rate_per_second * 60) if tokens else None,
+            tokens_last_minute=None if used is None else round(used),
+            tokens_per_minute=None if limit is None else round(limit),
             paused_seconds=round(max(0.0, channel.closed_seconds(now)), 1),
             is_probing=channel.health.is_probing,
             put_aside=None if channel.put_aside is None else str(channel.put_aside),

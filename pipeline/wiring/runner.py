@@ -43,6 +43,10 @@ MOST_ROWS_AHEAD = 64
 # workers beyond what may be in flight: they save answers while the others' requests are out
 MOST_RECORDING = 64
 FAILED_EXAMPLES = 5
+# refusals of a row that are about an endpoint's own bounds
+ELSEWHERE_KINDS = frozenset(
+    {"over_limit", "body_too_large", "context_too_long", "bad_request", "refused_by_relay"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +202,13 @@ class Runner:
         await self._steps.record(outcome)
         self._count(outcome)
         if outcome.failure is not None and trace.last is not None:
-            try:
-                trace.last.channel.health.row_failed(outcome.failure)
-            except RunError as error:
-                self._put_aside(trace.last.channel, error)
+            self._note_failed_row(trace.last.channel, outcome.failure)
+
+    def _note_failed_row(self, channel: Channel, failure: Failure) -> None:
+        try:
+            channel.health.row_failed(failure)
+        except RunError as error:
+            self._put_aside(channel, error)
 
     async def _journey(
         self, row: Row, pictures: tuple[Picture, ...] | RowError, trace: _Trace
@@ -225,18 +232,27 @@ class Runner:
         while True:
             try:
                 return await self._pass(ask, trace)
-            except (ConnectionLost, AccountError) as error:
-                assert trace.last is not None  # noqa: S101  an attempt was made
+            except (ConnectionLost, AccountError, RowError) as error:
+                if self._is_stopping or trace.last is None:
+                    raise
                 channel = trace.last.channel
-                if self._is_stopping or not (
-                    channel.health.is_outage(error) or self._has_other(error, channel)
-                ):
+                goes_elsewhere = self._goes_elsewhere(error, ask, channel)
+                if goes_elsewhere and isinstance(error, RowError):
+                    self._note_failed_row(channel, Failure(error.kind, str(error), error.http_status))
+                if not (goes_elsewhere or channel.health.is_outage(error)):
                     raise
                 ask.avoid.add(channel)
 
-    def _has_other(self, error: AnswerError, channel: Channel) -> bool:
-        """Whether a refused row can go elsewhere."""
-        return isinstance(error, AccountError) and any(c is not channel for c in self._gate.in_service)
+    def _goes_elsewhere(self, error: AnswerError, ask: Ask, channel: Channel) -> bool:
+        """Whether what one endpoint has against a row, or the row's owner, may be nothing to another."""
+        is_of_the_endpoint = (
+            isinstance(error, AccountError)
+            or error.kind == "cannot_connect"
+            or (error.kind in ELSEWHERE_KINDS and error.http_status is not None)
+        )
+        return is_of_the_endpoint and any(
+            c is not channel and c not in ask.avoid for c in self._gate.in_service
+        )
 
     async def _pass(self, ask: Ask, trace: _Trace) -> Reply:
         """Once through the gate, one POST."""
