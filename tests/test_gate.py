@@ -391,7 +391,7 @@ def test_a_broken_endpoint_rests_and_the_others_go_on():
 def test_a_lonely_broken_endpoint_is_probed_one_at_a_time():
     """Half an hour of 503 in the middle of the night: the run waits, asks with one row at a time, goes on."""
     broken, told = Broken(20, 1820), []
-    bench = bench_of(channel(broken, LIMITS, tell=told.append), count=1000, max_retries=8).run()
+    bench = bench_of(channel(broken, LIMITS, tell=told.append), count=1000, max_retries=3).run()
     assert [text.partition(";")[0] for text in told] == ["server/v1 rests", "server/v1 works again"]
     assert (bench.tally.answered, bench.tally.failed) == (1000, 0)
     assert broken.while_broken <= 8 + 60

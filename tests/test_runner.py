@@ -74,18 +74,18 @@ def always(answer):
 
 
 def test_every_row_is_answered_once():
-    """1,000 rows, each recorded once, each with its own answer, `concurrency` at a time also while some are saved."""
+    """1,000 rows, each recorded once, each with its own answer, at most `concurrency` at a time, saving included."""
     chat = ScriptedChat(always(good()))
     bench = Bench(chat, 1000).run()
     assert len(bench.outcomes) == bench.tally.answered == 1000
     assert sorted(set(chat.bodies)) == [f"[row {r.id}]".encode() for r in bench.rows]
-    assert bench.seconds == pytest.approx(1000 / 8 * 0.1, rel=0.01)
+    assert bench.seconds == pytest.approx(1000 / 8 * 0.11, rel=0.05)
 
 
 def test_pictures_are_prepared_only_so_far_ahead():
     """A slow endpoint does not make prepared pictures pile up."""
     bench = Bench(ScriptedChat(always(good()), latency_seconds=10), 500).run()
-    assert bench.most_prepared <= 2 * 8
+    assert bench.most_prepared <= 8
 
 
 def test_a_broken_picture_is_one_failed_row():
@@ -376,7 +376,7 @@ def test_every_row_failing_alike_stops_the_run(answers_before, failed):
     refusal = error(400, "invalid_value", message="max_tokens is too large")
     bench = Bench(ScriptedChat(itertools.chain([good()] * answers_before, always(refusal))), 4000).run()
     assert f"{failed} rows in a row failed" in str(bench.runner.stopped_by)
-    assert bench.tally.failed <= failed + 2 * 8
+    assert bench.tally.failed <= failed + 8
 
 
 def test_broken_pictures_in_any_number_stop_nothing():

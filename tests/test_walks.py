@@ -79,14 +79,14 @@ def test_walk_1_a_row(tmp_path):
 
 def test_walk_2_a_429(tmp_path):
     """A limit below what is asked: the run takes its time, every row is answered, hardly a 429."""
-    draw_pictures(tmp_path / "p", 40)
-    # 255 tokens a picture and 20 of text and answer: 40 rows are 11,000 tokens
+    draw_pictures(tmp_path / "p", 36)
+    # 255 tokens a picture and 20 of text and answer: 36 rows are 9,900 tokens
     with serving(EndpointSettings(tokens_per_minute=9_000)) as url:
         done = captionmill("caption", "p", *MODEL, "--max-tokens", 10, "--prompt", "Colour?", "-o", "run",
                            "--tpm", 9000, base_url=url, cwd=tmp_path)  # fmt: skip
         counts = stats(url)["by_status"]
     assert done.returncode == 0, done.stderr
-    assert counts["200"] == len(results(tmp_path / "run")) == 40
+    assert counts["200"] == len(results(tmp_path / "run")) == 36
     assert counts.get("429", 0) <= 1
 
 
@@ -379,7 +379,7 @@ def test_a_second_process_is_refused(tmp_path):
 
 def test_a_server_with_every_fault(tmp_path):
     """500, HTML 503, stray 429, resets, half answers, empty answers: every row answered, none twice."""
-    draw_pictures(tmp_path / "p", 150)
+    draw_pictures(tmp_path / "p", 100)
     faults = {"500": 0.05, "503": 0.05, "429": 0.02, "reset": 0.05, "truncate": 0.03, "empty": 0.03}
     with serving(EndpointSettings(faults=faults, seed=5, keeps_ledger=True)) as url:
         done = captionmill(
@@ -387,7 +387,7 @@ def test_a_server_with_every_fault(tmp_path):
         )
         account = stats(url)
     assert done.returncode == 0, done.stderr
-    assert len(results(tmp_path / "run")) == 150
+    assert len(results(tmp_path / "run")) == 100
     assert account["answered_again"] == 0
     assert results(tmp_path / "run")["attempts"].max() > 1
 

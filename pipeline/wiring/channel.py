@@ -39,6 +39,7 @@ class Ticket:
     estimate: TokenEstimate
     reserved_tokens: int
     admission: Admission
+    is_probe: bool = False
     sent_at: float = 0.0
     latency_seconds: float | None = None
 
@@ -117,7 +118,7 @@ class Channel:
         self.pace.sent(now, tokens)
         self.in_flight += 1
         if self.health.is_probing:
-            self._probe = ticket
+            self._probe, ticket.is_probe = ticket, True
         return ticket
 
     def leave(self, ticket: Ticket) -> None:

@@ -29,6 +29,7 @@ from ..nouns.errors import (
     RateLimited,
     RowError,
     RunError,
+    ServerBusy,
     TransientError,
 )
 from ..nouns.rows import Failure, Outcome, Picture, Prepared, Reply, Row, Tally
@@ -40,8 +41,6 @@ from .gate import Ask, Gate
 _log = logging.getLogger(__name__)
 
 MOST_ROWS_AHEAD = 64
-# workers beyond what may be in flight: they save answers while the others' requests are out
-MOST_RECORDING = 64
 FAILED_EXAMPLES = 5
 # refusals of a row that are about an endpoint's own bounds
 ELSEWHERE_KINDS = frozenset(
@@ -92,8 +91,9 @@ class Runner:
     ) -> None:
         self._steps = steps
         self._gate = Gate(channels)
+        # one for each request that may be out; it takes the next row when its answer is safe, so that no
+        # more than that many answers can be lost, whatever happens
         self._workers = sum(channel.ceiling for channel in channels)
-        self._workers += min(self._workers, MOST_RECORDING)
         self.tally = tally
         self._now = now
         self._retrying = retrying(limits.max_retries, chance, lambda: self._is_stopping, self._will_retry)
@@ -227,21 +227,23 @@ class Runner:
         return self._outcome(row, trace, reply=reply)
 
     async def _attempt(self, ask: Ask, trace: _Trace) -> Reply:
-        """One attempt that counts. What an endpoint has against our account, or that it cannot be reached,
-        is no word about the row: it goes back to the line."""
+        """One attempt that counts. What an endpoint has against our account, that it cannot be reached or
+        is broken still (a probe), is no word about the row: it goes back to the line."""
         while True:
             try:
                 return await self._pass(ask, trace)
-            except (ConnectionLost, AccountError, RowError) as error:
+            except (ConnectionLost, ServerBusy, AccountError, RowError) as error:
                 if self._is_stopping or trace.last is None:
                     raise
                 channel = trace.last.channel
                 goes_elsewhere = self._goes_elsewhere(error, ask, channel)
                 if goes_elsewhere and isinstance(error, RowError):
                     self._note_failed_row(channel, Failure(error.kind, str(error), error.http_status))
-                if not (goes_elsewhere or channel.health.is_outage(error)):
+                is_probe = trace.last.is_probe and isinstance(error, ConnectionLost | ServerBusy)
+                if not (goes_elsewhere or is_probe or channel.health.is_outage(error)):
                     raise
-                ask.avoid.add(channel)
+                if not is_probe:
+                    ask.avoid.add(channel)
 
     def _goes_elsewhere(self, error: AnswerError, ask: Ask, channel: Channel) -> bool:
         """Whether what one endpoint has against a row, or the row's owner, may be nothing to another."""
