@@ -26,7 +26,7 @@ from pipeline.nouns.errors import UsageError
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _JSON_SETTINGS = frozenset({"logit_bias", "response_format", "tools", "tool_choice"})
 _REPEATED_SETTINGS = frozenset({"stop", "param"})
-_SWITCHES = frozenset({"logprobs", "strip_metadata"})
+_SWITCHES = frozenset({"logprobs", "strip_metadata", "allow_outside", "allow_remote"})
 
 
 class Parser(argparse.ArgumentParser):

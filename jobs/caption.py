@@ -178,6 +178,9 @@ def _sum_up(job: Job, mill: Mill, stopped_by: RunError | None) -> int:
             f"{tally.changed:,} rows ask something else now than when they were answered, and keep the old answer"
             f" ({', '.join(tally.changed_examples)}): give a changed row a new id, or use a new -o"
         )
+    for channel in mill.channels:
+        if channel.usage.finding is not None and stopped_by is None:
+            _tell(f"{channel.name}: {channel.usage.finding}")
     for example in tally.failed_examples:
         _tell(f"  failed: {example}")
     if stopped_by is not None:

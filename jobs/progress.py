@@ -64,6 +64,8 @@ def _facts(mill: Mill) -> str:
         facts.append(f"paused {seconds:.0f} s")
     if len(working) < len(states):
         facts.append(f"{len(states) - len(working)} of {len(states)} endpoints put aside")
+    if any(s.usage_finding for s in states):
+        facts.append("USAGE ODD")
     return ", ".join(filter(None, facts))
 
 

@@ -1,13 +1,12 @@
 """captionmill, the library. It knows nothing of command lines; `jobs` does.
 
-A folder a layer, in reading order. Nouns, rules and edges import nouns only; wiring imports anything
-(tests/test_layers.py).
+A folder a layer, in reading order. Nouns, rules (vision are rules) and edges (pictures are one) import
+nouns only; wiring imports anything (tests/test_layers.py).
 
     nouns/   rows        what travels: Row, Picture, HttpAnswer, Reply, Outcome
              errors      failures, named by what the run does next
              config      every setting: name, type, default, help
              sniff       what a file's bytes say it is
-             metadata    the same bytes without where, when and by whom
     rules/   request     row + pictures -> the body of one chat request
              tokens      what a request will cost in tokens
              limiter     tokens and requests per minute: how much may be sent now
@@ -18,12 +17,17 @@ A folder a layer, in reading order. Nouns, rules and edges import nouns only; wi
              faults      ... or the named error it amounts to; waits and limits a server tells
              retry       again, how often, after how long
              prices      usage x price -> money
+             usage       usage that cannot be true
+    vision/  families    what size of a picture a model keeps, and how many tokens that is
+             models      which model belongs to which family: dated data
+             sizes       settings and model -> the size that is sent
     edges/   manifest    folder, CSV, JSONL, Parquet -> Rows
-             images      file -> upright picture within bounds
              chat        one POST
              journal     what is finished, and in which part
              parts       the dataset: schema, write, rename, read back
              folder      the run folder: paths, its one writer, run.json
+    pictures/            file or URL -> upright picture within bounds: files, remote, decode, colour,
+                         encode, metadata, cache, prepare, pool
     wiring/  checkpoint  journal first, Parquet from it
              ahead       pictures prepared ahead, bounded in number and bytes
              channel     one endpoint: its limits, places and health; one attempt through it

@@ -6,6 +6,7 @@ They check what the client sends and run on whatever loop is running, virtual ti
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -131,6 +132,19 @@ class ScriptedChat:
         if isinstance(step, Exception):
             raise step
         return step() if callable(step) else step
+
+
+class Moderated(ScriptedChat):
+    """Refuses one row, as if it were the key's fault, and answers all others."""
+
+    def __init__(self) -> None:
+        super().__init__(itertools.repeat(good()))
+
+    async def post(self, body: bytes) -> HttpAnswer:
+        answer = await super().post(body)
+        if b"r000002" in body:
+            return error(403, "permission_error", message="Your picture was flagged")
+        return answer
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 import virtual_time
-from scripted_chat import QuotaServer, ScriptedChat, channel, error, good, rows
+from scripted_chat import Moderated, QuotaServer, ScriptedChat, channel, error, good, rows
 from test_runner import Bench, always
 
 from pipeline.nouns.config import LimitSettings
@@ -296,15 +296,8 @@ def test_an_endpoint_that_nobody_reaches_is_put_aside():
 def test_one_row_that_every_endpoint_refuses_puts_none_aside():
     """A router's moderation gives 403 for one picture at both: that row fails, the rest is answered by both."""
 
-    class Moderated(ScriptedChat):
-        async def post(self, body):
-            await super().post(body)
-            if b"r000002" in body:
-                return error(403, "permission_error", message="Your picture was flagged")
-            return good()
-
     bench = bench_of(
-        *(channel(Moderated(always(good())), LIMITS, name=name) for name in "ab"), count=100, max_retries=8
+        *(channel(Moderated(), LIMITS, name=name) for name in "ab"), count=100, max_retries=8
     ).run()
     assert bench.tally.answered == 99
     assert bench.outcomes["r000002"].failure.kind == "no_permission"
@@ -328,14 +321,7 @@ def test_what_one_endpoint_cannot_take_another_may(refusal):
 def test_rows_that_all_refuse_are_asked_a_few_times_only():
     """Both endpoints give 403 for one picture of 2,000: a handful of attempts, not one for each other row."""
 
-    class Moderated(ScriptedChat):
-        async def post(self, body):
-            await super().post(body)
-            if b"r000002" in body:
-                return error(403, "permission_error", message="Your picture was flagged")
-            return good()
-
-    chats = [Moderated(always(good())) for _ in "ab"]
+    chats = [Moderated() for _ in "ab"]
     bench = bench_of(
         *(channel(c, LIMITS, name=n) for c, n in zip(chats, "ab", strict=True)), count=2000
     ).run()

@@ -7,7 +7,9 @@ import io
 import os
 import random
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -15,11 +17,15 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageStat
 from PIL.PngImagePlugin import PngInfo
 
-from pipeline.edges.images import PicturePreparer
-from pipeline.nouns.config import ImageSettings
+from pipeline.nouns.config import RunConfig
 from pipeline.nouns.errors import RowError
-from pipeline.nouns.metadata import without_metadata
+from pipeline.nouns.rows import Picture, Row
 from pipeline.nouns.sniff import exif_orientation, read_header
+from pipeline.pictures.cache import PictureCache
+from pipeline.pictures.files import read_file
+from pipeline.pictures.metadata import without_metadata
+from pipeline.pictures.prepare import PicturePreparer
+from pipeline.vision.sizes import picture_bounds
 
 
 @pytest.fixture
@@ -29,17 +35,31 @@ def prepare(tmp_path):
     def call(data: bytes, name: str = "p.jpg", **settings):
         path = tmp_path / name
         path.write_bytes(data)
-        defaults = {"max_side": 1568, "jpeg_quality": 85, "background": "#ffffff"}
-        picture = PicturePreparer(ImageSettings(**defaults | settings)).prepare(str(path))
+        preparer = preparer_for(**settings)
+        picture = preparer.prepare(str(path), read_file(str(path)))
         return picture, base64.b64decode(picture.base64)
 
     return call
+
+
+def preparer_for(**settings) -> PicturePreparer:
+    """For a model that the table does not know: long side at most 1568."""
+    config = RunConfig.model_validate({"model": "m"} | settings)
+    return PicturePreparer(config, picture_bounds(config))
 
 
 def encode(image: Image.Image, format_name: str, **options) -> bytes:
     out = io.BytesIO()
     image.save(out, format_name, **options)
     return out.getvalue()
+
+
+def noise(width: int, height: int, seed: int = 3) -> Image.Image:
+    """As little compressible as a photo's grain."""
+    small = Image.frombytes(
+        "RGB", (width // 4, height // 4), random.Random(seed).randbytes(width // 4 * (height // 4) * 3)
+    )
+    return small.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def corners() -> Image.Image:
@@ -82,7 +102,7 @@ def test_an_opaque_palette_passes_through(prepare):
 def test_the_type_comes_from_the_bytes(prepare):
     """A PNG named .jpg is declared as PNG: servers refuse a wrong type."""
     assert prepare(encode(corners(), "PNG"), "lies.jpg")[0].mime == "image/png"
-    assert prepare(encode(corners(), "WEBP"), "lies.png")[0].mime == "image/jpeg"
+    assert prepare(encode(noise(300, 200), "WEBP"), "lies.png")[0].mime == "image/jpeg"
 
 
 def with_metadata(image: Image.Image, format_name: str) -> bytes:
@@ -157,16 +177,18 @@ def test_the_hash_is_the_files(prepare):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
 @pytest.mark.parametrize("max_side", [1568, 60])
 def test_every_orientation_comes_out_upright(prepare, orientation, format_name, max_side):
     """All 8 EXIF orientations, in each format that has them, with and without shrinking."""
+    if format_name == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
     upright = corners()
     undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # PIL's transpose that makes the stored picture
     stored = upright if orientation == 1 else upright.transpose(undo[orientation])
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture, sent = prepare(encode(stored, format_name, exif=exif), max_side=max_side)
+    picture, sent = prepare(encode(stored, format_name, exif=exif.tobytes()), max_side=max_side)
     image = Image.open(io.BytesIO(sent))
     assert_close(image, upright if max_side > 120 else upright.resize((60, 40)))
     assert (picture.width, picture.height) == image.size
@@ -281,39 +303,25 @@ def test_palette_transparency_shows_the_background(prepare):
     assert near(middle(prepare(encode(image, "PNG", transparency=0))[1]), (255, 255, 255))
 
 
-@pytest.mark.parametrize("value", [0, 20_000, 40_000, 65_535])
-def test_sixteen_bits_are_scaled_not_clipped(prepare, value):
-    """40,000 of 65,535 is a light grey, not white."""
-    data = encode(Image.new("I;16", (40, 40), value), "PNG")
-    assert near(middle(prepare(data)[1]), (value // 257,) * 3, 3)
-
-
-def test_cmyk_comes_out_as_rgb(prepare):
-    """A scan in CMYK keeps its colours."""
-    data = encode(Image.new("CMYK", (40, 40), (0, 255, 255, 0)), "JPEG", quality=95)
-    picture, sent = prepare(data)
-    assert near(middle(sent), (255, 0, 0), 20)
-    assert picture.mime == "image/jpeg"
-
-
 def test_an_animation_gives_its_first_frame(prepare):
     """One upright still picture, whatever moved."""
     frames = [Image.new("RGB", (40, 40), c) for c in ("blue", "red")]
     for format_name in ("GIF", "WEBP", "PNG"):
         data = encode(frames[0], format_name, save_all=True, append_images=frames[1:], duration=100)
-        picture, sent = prepare(data)
-        assert near(middle(sent), (0, 0, 255), 30), format_name
-        assert picture.mime == "image/jpeg"
+        assert near(middle(prepare(data)[1]), (0, 0, 255), 30), format_name
 
 
 @pytest.mark.parametrize(
-    "format_name", ["BMP", "TIFF", "GIF", "WEBP", "AVIF", "PPM", "TGA", "ICO", "JPEG2000"]
+    "format_name",
+    ["BMP", "TIFF", "GIF", "WEBP", "AVIF", "PPM", "PCX", "SGI", "QOI", "DDS", "TGA", "ICO", "JPEG2000"],
 )
-def test_other_formats_are_sent_as_jpeg(prepare, format_name):
+def test_other_formats_are_sent_as_jpeg_or_png(prepare, format_name):
     """Only image/jpeg and image/png are understood everywhere."""
     picture, sent = prepare(encode(corners(), format_name))
-    assert picture.mime == "image/jpeg"
-    assert_close(Image.open(io.BytesIO(sent)), corners().resize((picture.width, picture.height)), 60)
+    with Image.open(io.BytesIO(sent)) as image:
+        assert Image.MIME[image.format] == picture.mime
+        assert picture.mime in ("image/jpeg", "image/png")
+        assert_close(image, corners().resize((picture.width, picture.height)), 60)
 
 
 # ------------------------------------------------------------------------------- broken
@@ -354,18 +362,16 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(prepare):
 
 
 def test_what_is_no_file(tmp_path):
-    """A missing file, a folder, a pipe (that nobody writes to), a URL, a null byte."""
-    preparer = PicturePreparer(ImageSettings(max_side=9, jpeg_quality=85, background="#ffffff"))
+    """A missing file, a folder, a pipe (that nobody writes to), a null byte."""
     os.mkfifo(tmp_path / "pipe.jpg")
     for path, kind in (
         (tmp_path / "none.jpg", "image_missing"),
         (tmp_path, "image_unreadable"),
         (tmp_path / "pipe.jpg", "image_unreadable"),
-        ("https://example.org/a.jpg", "image_remote"),
         ("a\0b.jpg", "image_unreadable"),
     ):
         with pytest.raises(RowError) as caught:
-            preparer.prepare(str(path))
+            read_file(str(path))
         assert caught.value.kind == kind, path
 
 
@@ -394,3 +400,230 @@ def test_a_png_with_its_orientation_last_is_read_without_decoding():
     header = read_header(encode(corners(), "PNG", exif=exif))
     assert header is not None
     assert (header.orientation, header.width, header.is_plain) == (6, 120, True)
+
+
+# ------------------------------------------------------------------------------- JPEG or PNG
+
+
+def screenshot(width: int = 1200, height: int = 800) -> Image.Image:
+    """Flat areas, lines and text."""
+    image = Image.new("RGB", (width, height), "#f4f4f4")
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 0, width, 60), "#224488")
+    for line in range(30):
+        draw.text((20, 80 + 22 * line), f"line {line}: the quick brown fox jumps over the lazy dog", "black")
+    return image
+
+
+@pytest.mark.parametrize("format_name", ["BMP", "TIFF", "GIF", "WEBP"])
+def test_text_and_flat_graphics_stay_sharp(prepare, format_name):
+    """A PNG where that is the smaller one, and then every pixel is as it was."""
+    image = screenshot().quantize(64, dither=Image.Dither.NONE).convert("RGB")
+    data = encode(image, format_name, **({"lossless": True} if format_name == "WEBP" else {}))
+    picture, sent = prepare(data, image_rules="none")
+    assert picture.mime == "image/png"
+    assert len(sent) < len(encode(image, "JPEG", quality=85))
+    assert ImageChops.difference(Image.open(io.BytesIO(sent)).convert("RGB"), image).getbbox() is None
+
+
+def test_alpha_over_text_gives_a_png(prepare):
+    """Flattened on the background first; PNG since it is smaller, not for the alpha."""
+    picture, sent = prepare(encode(screenshot().convert("RGBA"), "PNG"))
+    assert picture.mime == "image/png"
+    assert Image.open(io.BytesIO(sent)).mode == "RGB"
+
+
+def test_a_photo_is_never_sent_as_png(prepare):
+    """Whatever format it came in."""
+    for format_name in ("BMP", "TIFF", "PNG"):
+        picture, _ = prepare(encode(noise(800, 600), format_name), max_side=500)
+        assert picture.mime == "image/jpeg", format_name
+
+
+# ------------------------------------------------------------------------------- bytes
+
+
+@pytest.mark.parametrize("most", [400_000, 60_000, 12_000])
+@pytest.mark.parametrize("make", [noise, screenshot])
+def test_the_bytes_are_bounded(prepare, make, most):
+    """--max-bytes holds for the base64 text, whatever the picture; no side grows."""
+    picture, sent = prepare(encode(make(2400, 1600), "PNG"), max_bytes=most, image_rules="none")
+    assert len(picture.base64) <= most
+    assert Image.open(io.BytesIO(sent)).size == (picture.width, picture.height)
+    assert abs(picture.width / picture.height - 1.5) < 0.02
+
+
+def test_bytes_are_reached_by_size_before_quality(prepare):
+    """A little too heavy: a little smaller, at the same quality."""
+    data = encode(noise(1500, 1000), "BMP")
+    whole, sent = prepare(data)
+    picture, smaller = prepare(data, max_bytes=len(whole.base64) * 8 // 10)
+    assert 1000 < picture.width < 1500
+    assert Image.open(io.BytesIO(smaller)).quantization == Image.open(io.BytesIO(sent)).quantization
+
+
+def test_a_file_that_fits_in_pixels_but_not_in_bytes_is_re_encoded(prepare):
+    """Within the sides is not enough to be sent as it is."""
+    data = encode(noise(1200, 900), "PNG")
+    picture, sent = prepare(data, max_bytes=300_000)
+    assert sent != data
+    assert len(picture.base64) <= 300_000
+
+
+def test_bytes_that_cannot_be_reached_fail_the_row(prepare):
+    """Named with the figure and the settings; nothing is sent."""
+    with pytest.raises(RowError, match=r"p\.jpg.*more than 1,000") as caught:
+        prepare(encode(noise(1200, 900), "PNG"), max_bytes=1000)
+    assert caught.value.kind == "image_too_large"
+
+
+def test_all_pictures_of_a_row_stay_within_the_request(tmp_path):
+    """The heaviest give way first; the light one goes as it is."""
+    paths = []
+    for name, image in (("a", noise(1500, 1000)), ("b", noise(1400, 1000)), ("c", noise(200, 150))):
+        paths.append(str(tmp_path / f"{name}.jpg"))
+        image.save(paths[-1], quality=92)
+    row = Row("r", ("a", "b", "c"), tuple(paths), "?")
+    pictures = preparer_for(max_request_bytes=250_000).prepare_row(row)
+    assert sum(len(p.base64) for p in pictures) <= 250_000
+    assert base64.b64decode(pictures[2].base64) == (tmp_path / "c.jpg").read_bytes()
+    whole = preparer_for().prepare_row(row)
+    assert sum(len(p.base64) for p in whole) > 250_000
+
+
+# ------------------------------------------------------------------------------- frames
+
+
+def frames(count: int) -> list[Image.Image]:
+    """Each another grey."""
+    return [Image.new("RGB", (60, 40), (20 * n, 20 * n, 20 * n)) for n in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("format_name", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
+@pytest.mark.parametrize(
+    ("frame", "expected"), [("first", 1), ("middle", 4), (1, 1), (3, 3), ("7", 7), (9, 7)]
+)
+def test_which_frame_is_sent(prepare, format_name, frame, expected):
+    """--frame of animations and of files with pages, counted from 1; one with fewer gives its last."""
+    first, *others = frames(7)
+    data = encode(first, format_name, save_all=True, append_images=others)
+    assert near(middle(prepare(data, frame=frame)[1]), (20 * expected,) * 3, 8)
+
+
+# ------------------------------------------------------------------------------- the same picture twice
+
+
+def test_the_same_picture_is_prepared_once(tmp_path, monkeypatch):
+    """Two names, two rows, two threads: one decoding, while it is in the cache."""
+    import pipeline.pictures.prepare as module
+
+    decoded = []
+    real = module.decode
+    monkeypatch.setattr(module, "decode", lambda *a: (decoded.append(a[0]), time.sleep(0.05), real(*a))[2])
+    data = encode(noise(400, 300), "BMP")
+    preparer = preparer_for()
+    with ThreadPoolExecutor(4) as threads:
+        pictures = list(threads.map(lambda n: preparer.prepare(f"{n}.bmp", data), range(8)))
+    assert len(decoded) == 1
+    assert all(p is pictures[0] for p in pictures)
+    preparer.prepare("other.bmp", encode(noise(400, 300, seed=4), "BMP"))
+    assert len(decoded) == 2
+
+
+def test_the_cache_is_bounded_and_keeps_no_failures():
+    """Those used last stay; one that failed is tried again."""
+    cache = PictureCache(most_bytes=100)
+    made = []
+
+    def make(name: str, size: int = 40):
+        def call() -> Picture:
+            made.append(name)
+            return Picture(b"x" * size, "image/png", 1, 1, 1, name)
+
+        return call
+
+    for name in ("a", "b", "a", "c", "a", "b"):  # c drives out b
+        cache.get(name, make(name))
+    assert made == ["a", "b", "c", "b"]
+    cache.get("huge", make("huge", 1000))
+    cache.get("huge", make("huge", 1000))
+    assert made[-2:] == ["huge", "huge"]
+
+    def fail() -> Picture:
+        raise RowError("no", kind="image_broken")
+
+    for _ in range(2):
+        with pytest.raises(RowError):
+            cache.get("d", fail)
+    assert cache.get("d", make("d")).sha256 == "d"
+
+
+# ------------------------------------------------------------------------------- what changes, what is no file
+
+
+def test_a_file_that_is_being_written_is_one_failed_row(tmp_path, monkeypatch):
+    """Read while it grows: a kind of its own, to be tried again."""
+    path = tmp_path / "growing.jpg"
+    path.write_bytes(WHOLE_JPEG)
+    real, looks = os.fstat, []
+
+    def fstat(descriptor: int):
+        looks.append(descriptor)
+        if len(looks) == 2:
+            with path.open("ab") as file:
+                file.write(b"more")
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    with pytest.raises(RowError, match=r"growing\.jpg: changed while it was read") as caught:
+        read_file(str(path))
+    assert caught.value.kind == "image_changing"
+
+
+def test_odd_paths_are_one_failed_row_each(tmp_path):
+    """A link to itself, a device, a name of 300 characters, a name in no encoding."""
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    for path, kind in (
+        (str(tmp_path / "loop.jpg"), "image_unreadable"),
+        ("/dev/zero", "image_unreadable"),
+        (str(tmp_path / ("x" * 300)), "image_unreadable"),
+        (str(tmp_path / "\udcff.jpg"), "image_missing"),
+    ):
+        with pytest.raises(RowError) as caught:
+            read_file(path)
+        assert caught.value.kind == kind, path
+    odd = os.fsencode(str(tmp_path)) + b"/caf\xe9.jpg"
+    with open(odd, "wb") as file:  # noqa: PTH123
+        file.write(WHOLE_JPEG)
+    assert read_file(os.fsdecode(odd)) == WHOLE_JPEG
+
+
+def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
+    """Whatever the number of threads: memory for one, not for each."""
+    import pipeline.pictures.decode as module
+
+    monkeypatch.setattr(module, "LARGE_PIXELS", 10_000)
+    now, most = [0], [0]
+    real = module._upright
+
+    def upright(*arguments):
+        now[0] += 1
+        most[0] = max(most[0], now[0])
+        time.sleep(0.01)
+        now[0] -= 1
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "_upright", upright)
+    pictures = [encode(noise(200, 100, seed), "BMP") for seed in range(6)]
+    preparer = preparer_for()
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda data: preparer.prepare("p.bmp", data), pictures))
+    assert most == [1]
+
+
+def test_texts_in_a_png_are_no_bomb(prepare):
+    """100 MB of compressed text beside the pixels: left out before anything reads them."""
+    texts = PngInfo()
+    texts.add_text("Comment", "x" * 100_000_000, zip=True)
+    data = encode(corners().convert("RGBA"), "PNG", pnginfo=texts)
+    assert_close(Image.open(io.BytesIO(prepare(data)[1])), corners())

@@ -7,25 +7,29 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-LAYERS = ("nouns", "rules", "edges", "wiring", "endpoint")
+LAYERS = ("nouns", "rules", "vision", "edges", "pictures", "wiring", "endpoint")
 # what a file may import, by the folder in which it lies
 MAY_IMPORT = {
     "nouns": {"nouns"},
     "rules": {"nouns"},
+    "vision": {"nouns", "vision"},  # rules of several rooms
     "edges": {"nouns"},
-    "wiring": {"nouns", "rules", "edges", "wiring"},
-    "endpoint": {"nouns", "rules", "endpoint"},
+    "pictures": {"nouns", "pictures"},  # an edge of several rooms
+    "wiring": {"nouns", "rules", "vision", "edges", "pictures", "wiring"},
+    "endpoint": {"nouns", "rules", "vision", "endpoint"},
 }
 ROOMS = {
-    "aiohttp": {"edges.chat", "endpoint.server"},
+    "aiohttp": {"edges.chat", "pictures.remote", "endpoint.server"},
     "sqlite3": {"edges.journal"},
-    "PIL": {"edges.images", "endpoint.describer"},
+    "PIL": {f"pictures.{room}" for room in ("decode", "colour", "encode", "prepare")}
+    | {"endpoint.describer"},
     "tenacity": {"rules.retry"},
     "genai_prices": {"rules.prices"},
     "jinja2": {"wiring.pages"},
     "pyarrow": {"edges.parts", "edges.manifest", "wiring.report"},
     "fcntl": {"edges.folder"},
-    "pybase64": {"edges.images"},
+    "numpy": {"pictures.metadata", "edges.manifest"},
+    "pybase64": {"pictures.prepare"},
     "tqdm": set(),
     "pandas": set(),
 }

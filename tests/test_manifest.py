@@ -241,3 +241,22 @@ def test_a_manifest_is_never_loaded_whole(tmp_path):
     assert next(reading).id == "a.jpg"
     reading.close()
     os.wait()
+
+
+@pytest.mark.parametrize("image", ["../secret.jpg", "a/../../secret.jpg", "./../x.jpg", ".."])
+def test_a_relative_path_stays_in_the_folder(tmp_path, image):
+    """A manifest from somebody else cannot send what lies beside it; with --allow-outside it may."""
+    (tmp_path / "m").mkdir()
+    path = tmp_path / "m/list.jsonl"
+    path.write_text(json.dumps({"image": "in.jpg"}) + "\n" + json.dumps({"image": image}) + "\n")
+    with pytest.raises(UsageError, match=r"list\.jsonl:2: .*leads out of .*--allow-outside"):
+        Manifest(path, "?").survey()
+    assert Manifest(path, "?", allow_outside=True).survey().total == 2
+
+
+@pytest.mark.parametrize("image", ["/photos/a.jpg", "a/../b.jpg", "..a.jpg", "a..b/..c.jpg"])
+def test_paths_that_may_stand_there(tmp_path, image):
+    """An absolute path is there on purpose; dots in a name are no way out."""
+    path = tmp_path / "list.jsonl"
+    path.write_text(json.dumps({"image": image}) + "\n")
+    assert Manifest(path, "?").survey().total == 1

@@ -15,6 +15,8 @@ from commands import ROOT, draw_pictures, environment
 from pipeline.edges.parts import SCHEMA
 from pipeline.endpoint.server import EndpointSettings, serving
 from pipeline.nouns.config import RunConfig
+from pipeline.vision.models import vision_model
+from pipeline.vision.sizes import picture_bounds
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -52,6 +54,25 @@ def test_the_settings_files_are_valid():
     )
     assert one.tpm == 300_000
     assert [entry.tpm for entry in several.endpoints()] == [200_000, 100_000, None]
+
+
+def test_the_table_of_models_is_what_is_sent():
+    """Size and tokens of the 12-megapixel photo, model by model."""
+    models = {
+        "Claude to 4.6": "claude-sonnet-4",
+        "Claude 4.7 and later": "claude-opus-4-7",
+        "Gemini to 2.5": "gemini-2.5-pro",
+    }
+    models |= {"Gemini 3": "gemini-3-pro", "Qwen-VL, open weights": "qwen2.5-vl-7b", "any other": "my-model"}
+    table = README.split("| model | a 12-megapixel photo (4032 x 3024)")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in table.splitlines()[2:]]
+    assert len(rows) == 13
+    for title, sent, tokens in rows:
+        model, detail = models.get(title, title.split(",")[0].split()[0]), "low" if "low" in title else None
+        size = picture_bounds(RunConfig(model=model, detail=detail)).fit(4032, 3024, 1)
+        if sent != "the same":
+            assert sent.startswith(f"{size[0]} x {size[1]}"), (title, size)
+        assert int(tokens.replace(",", "")) == vision_model(model).family.tokens(*size, detail), title
 
 
 def test_every_column_is_explained():

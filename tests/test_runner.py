@@ -9,7 +9,18 @@ import random
 
 import pytest
 import virtual_time
-from scripted_chat import PICTURE, QuotaServer, ScriptedChat, channel, completion, error, good, read, rows
+from scripted_chat import (
+    PICTURE,
+    Moderated,
+    QuotaServer,
+    ScriptedChat,
+    channel,
+    completion,
+    error,
+    good,
+    read,
+    rows,
+)
 
 from pipeline.nouns.config import LimitSettings
 from pipeline.nouns.errors import ConnectionLost, RowError, RunError
@@ -356,15 +367,8 @@ def test_refusals_for_a_limit_do_not_use_up_a_rows_attempts():
 def test_one_row_that_is_always_refused_does_not_stop_the_run():
     """A router's moderation gives 403 for one picture: that row fails, also on a resume it blocks nobody."""
 
-    class Moderated(ScriptedChat):
-        async def post(self, body):
-            await super().post(body)
-            if b"r000002" in body:
-                return error(403, "permission_error", message="Your picture was flagged")
-            return good()
-
     for concurrency in (1, 4):
-        bench = Bench(Moderated(always(good())), 40, concurrency=concurrency, max_retries=8).run()
+        bench = Bench(Moderated(), 40, concurrency=concurrency, max_retries=8).run()
         assert bench.runner.stopped_by is None
         assert bench.tally.answered == 39
         assert bench.outcomes["r000002"].failure.kind == "no_permission"

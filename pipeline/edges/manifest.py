@@ -59,13 +59,16 @@ class Manifest:
     """A source of rows.
 
     source: a folder, or a .csv, .jsonl or .parquet file. prompt: the run's prompt, with {columns};
-    a row's own `prompt` column wins over it. limit: None means all rows.
+    a row's own `prompt` column wins over it. limit: None means all rows. allow_outside: relative paths
+    may lead out of the file's folder. allow_remote: an image may be a URL.
     Raises UsageError where the source is not one of these.
     """
 
     source: Path
     prompt: str
     limit: int | None = None
+    allow_outside: bool = False
+    allow_remote: bool = False
     _repeated_ids: frozenset[str] = field(default=frozenset(), repr=False)
     _skipped: int = field(default=0, repr=False)
     _skipped_names: list[str] = field(default_factory=list, repr=False)
@@ -171,10 +174,25 @@ class Manifest:
         return Row(
             id=self._row_id(record, images, prompt),
             images=tuple(_printable(i) for i in images),
-            paths=tuple(_resolve(folder, i) for i in images),
+            paths=tuple(self._resolve(folder, i, record.where) for i in images),
             prompt=prompt,
             extra=json.dumps(extra, ensure_ascii=False, default=str) if extra else None,
         )
+
+    def _resolve(self, folder: Path, image: str, where: str) -> str:
+        """Where the picture lies. An absolute path stands there on purpose; one with .. may be anybody's."""
+        if image.lower().startswith(("http://", "https://")):
+            if not self.allow_remote:
+                raise UsageError(
+                    f"{where}: {image:.200} is a URL; --allow-remote fetches such pictures, or download them first"
+                )
+            return image
+        if ".." in image and not self.allow_outside and os.path.normpath(image).split(os.sep, 1)[0] == "..":
+            raise UsageError(
+                f"{where}: {_printable(image):.200} leads out of {folder}; --allow-outside if that is meant, or give"
+                " an absolute path"
+            )
+        return os.path.join(folder, image)  # noqa: PTH118  an absolute path stays as it is
 
     def _row_id(self, record: Record, images: Sequence[str], prompt: str) -> str:
         columns = record.columns
@@ -372,12 +390,6 @@ def _json_list(cell: str) -> Any:
     except (ValueError, RecursionError):
         return cell
     return value if isinstance(value, list) else cell
-
-
-def _resolve(folder: Path, image: str) -> str:
-    if image.startswith(("http://", "https://")):
-        return image
-    return os.path.join(folder, image)  # noqa: PTH118  an absolute path stays as it is
 
 
 def _printable(name: str) -> str:

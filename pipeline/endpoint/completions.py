@@ -9,7 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..rules.tokens import picture_tokens, text_tokens
+from ..rules.tokens import text_tokens
+from ..vision.models import vision_model
 from .describer import Measured, describe, measure
 
 DEFAULT_ANSWER_TOKENS = 300
@@ -80,8 +81,10 @@ def read_question(raw: bytes) -> Question:
 
 
 def prompt_tokens(question: Question, measured: tuple[Measured, ...]) -> int:
+    """What the model that is asked for would count: pictures by its family's formula."""
+    family = vision_model(question.model).family
     sizes = zip(measured, question.pictures, strict=True)
-    pictures = sum(picture_tokens(m.width, m.height, detail) for m, (_, _, detail) in sizes)
+    pictures = sum(family.tokens(m.width, m.height, detail) for m, (_, _, detail) in sizes)
     return pictures + text_tokens(question.text)
 
 

@@ -63,6 +63,11 @@ Rate = Annotated[PositiveInt | None, _Auto]
 Concurrency = Annotated[Annotated[int, Field(ge=1, le=4096)] | None, _Auto]
 
 
+Frame = Annotated[
+    Literal["first", "middle"] | PositiveInt, BeforeValidator(lambda v: int(v) if str(v).isdecimal() else v)
+]
+
+
 class Group(BaseModel):
     """Common rules: no unknown names, no change after the check."""
 
@@ -128,7 +133,24 @@ class ChatSettings(Group):
 class ImageSettings(Group):
     """What is done to a picture before it is sent."""
 
-    max_side: PositiveInt = Field(1568, description="longest side in pixels; larger pictures are shrunk")
+    image_rules: Literal["auto", "openai", "claude", "gemini", "qwen", "none"] = Field(
+        "auto",
+        description="shrink to what the model sees of a picture, by its name (auto) or a provider's rules;"
+        " none: only by the bounds below",
+    )
+    max_side: PositiveInt | None = Field(
+        None, description="longest side in pixels; larger pictures are shrunk [by --image-rules]"
+    )
+    max_pixels: PositiveInt | None = Field(None, description="most pixels of a picture, width x height")
+    max_bytes: Annotated[int, Field(ge=1000, le=10**9)] | None = Field(
+        None, description="most bytes of a picture as base64 text [by --image-rules]"
+    )
+    max_request_bytes: Annotated[int, Field(ge=1000, le=10**9)] | None = Field(
+        None, description="most bytes of all pictures of a row as base64 text [by --image-rules]"
+    )
+    frame: Frame = Field(
+        "first", description="of an animation or a file of several pages: first, middle, or a number from 1"
+    )
     jpeg_quality: int = Field(85, ge=1, le=95, description="quality of pictures that are re-encoded")
     strip_metadata: bool = Field(
         True,
@@ -175,6 +197,10 @@ class LimitSettings(Group):
         le=604_800,
         description="seconds an endpoint may be gone or broken, after it once worked, until it is given up",
     )
+    on_usage_anomaly: Literal["warn", "stop"] = Field(
+        "warn",
+        description="when answers report far fewer or more prompt tokens than text and picture have",
+    )
     timeout: float = Field(
         600.0, gt=0, le=86_400, description="seconds for one attempt, from send to last byte"
     )
@@ -198,6 +224,12 @@ class RunSettings(Group):
 
     limit: PositiveInt | None = Field(None, description="only the first N rows")
     rows_per_part: PositiveInt = Field(5000, description="answers in one Parquet part")
+    allow_outside: bool = Field(
+        False, description="relative paths of a manifest may lead out of its folder (../)"
+    )
+    allow_remote: bool = Field(
+        False, description="a manifest's images may be http(s) URLs; fetched from public addresses only"
+    )
     prepare_threads: PositiveInt | None = Field(
         None, description="threads that prepare pictures; default: one a core"
     )

@@ -6,7 +6,7 @@ manifest -> Row -> (Picture, ...) -> HttpAnswer -> Reply -> Outcome -> parts
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -50,6 +50,25 @@ class Picture:
     sha256: str
 
 
+def _no_border(width: int, height: int) -> tuple[int, int]:
+    return width, height
+
+
+@dataclass(frozen=True, slots=True)
+class PictureBounds:
+    """In what size pictures are sent, and what they may weigh; by settings and model.
+
+    fit: (width, height, pictures in the row) -> the size to send, never larger. canvas: that size with
+    the border that the provider needs. base64_bytes: of one picture as it is sent, None: any.
+    request_bytes: of all pictures of a row, None: any.
+    """
+
+    fit: Callable[[int, int, int], tuple[int, int]]
+    canvas: Callable[[int, int], tuple[int, int]] = _no_border
+    base64_bytes: int | None = None
+    request_bytes: int | None = None
+
+
 # a row with its pictures, or with the reason why there are none
 Prepared = tuple[Row, "tuple[Picture, ...] | RowError"]
 
@@ -60,12 +79,14 @@ class TokenEstimate:
 
     formula: prompt and pictures by the provider's formula. prompt: the same, corrected by what answers
     have shown. longest_answer: all that max_tokens and n allow. likely_answer: by what answers have shown.
+    pictures: the part of `formula` that is pictures.
     """
 
     formula: int
     prompt: int
     longest_answer: int
     likely_answer: int
+    pictures: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from .metadata import PNG_SIGNATURE
-
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # which files of a folder are rows at all; what they really are, their bytes say
 PICTURE_EXTENSIONS = frozenset(
     [
@@ -48,6 +47,13 @@ PICTURE_EXTENSIONS = frozenset(
         ".dds",
         ".heic",
         ".heif",
+        ".hif",
+        ".psd",
+        ".cur",
+        ".xbm",
+        ".xpm",
+        ".ras",
+        ".fits",
     ]
 )
 _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
@@ -61,7 +67,8 @@ class Header:
     """format: jpeg or png. width, height: as stored, before the orientation is applied.
 
     orientation: EXIF 1 to 8. is_plain: 8 bits a channel, grey or RGB (or an opaque palette), one
-    frame, and the structure is whole up to the end mark: every server reads it as we would.
+    frame, and the structure is whole up to the end mark: every server reads it as we would, but for
+    the colours where has_profile: an ICC profile is embedded.
     """
 
     format: str
@@ -69,6 +76,7 @@ class Header:
     height: int
     orientation: int
     is_plain: bool
+    has_profile: bool = False
 
     @property
     def mime(self) -> str:
@@ -92,7 +100,7 @@ def is_heif(data: bytes) -> bool:
 
 
 def _jpeg(data: bytes) -> Header | None:
-    at, orientation, is_plain = 2, 1, True
+    at, orientation, is_plain, has_profile = 2, 1, True, False
     while True:
         if data[at] != 0xFF:
             return None
@@ -117,12 +125,14 @@ def _jpeg(data: bytes) -> Header | None:
                 and components in (1, 3)
                 and data.endswith(b"\xff\xd9")
             )
-            return Header("jpeg", width, height, orientation, is_plain)
+            return Header("jpeg", width, height, orientation, is_plain, has_profile)
         segment = at + 4
         if marker == 0xE1 and data[segment : segment + 6] == b"Exif\0\0":
             orientation = exif_orientation(data[segment + 6 : at + 2 + length])
         elif marker == 0xE2 and data[segment : segment + 4] == b"MPF\0":
             is_plain = False  # more pictures follow the first: bytes nobody will look at
+        elif marker == 0xE2 and data[segment : segment + 12] == b"ICC_PROFILE\0":
+            has_profile = True
         at += 2 + length
 
 
@@ -130,7 +140,7 @@ def _png(data: bytes) -> Header | None:
     width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
     if data[12:16] != b"IHDR" or not width or not height:
         return None
-    at, orientation = 8, 1
+    at, orientation, has_profile = 8, 1, False
     is_plain = depth <= 8 and colour in (0, 2, 3)  # grey, RGB, palette; 4 and 6 carry alpha
     is_whole = False
     while at + 12 <= len(data):
@@ -139,11 +149,13 @@ def _png(data: bytes) -> Header | None:
             is_plain = False
         elif kind == b"eXIf":
             orientation = exif_orientation(data[at + 8 : at + 8 + length])
+        elif kind == b"iCCP":
+            has_profile = True
         elif kind == b"IEND":
             is_whole = True
             break
         at += 12 + length
-    return Header("png", width, height, orientation, is_plain and is_whole)
+    return Header("png", width, height, orientation, is_plain and is_whole, has_profile)
 
 
 def exif_orientation(tiff: bytes) -> int:

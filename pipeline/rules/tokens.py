@@ -1,44 +1,21 @@
 """What a request will cost in tokens, before it is sent; learns from what it did cost. Pure.
 
-Sources: OpenAI's guide on images and vision (tiles), read 2026-11; text by length, since captions
-share one prompt and no tokenizer works offline for every model.
+Pictures by the formula of the model's family (`vision/`); text by length, since captions share one
+prompt and no tokenizer works offline for every model.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..nouns.config import ChatSettings
 from ..nouns.rows import TokenEstimate, Usage
 
-# gpt-4o, gpt-4.1, gpt-4-turbo
-TILE_BASE_TOKENS = 85
-TILE_TOKENS = 170
-TILE_SIDE_PX = 512
-
 _REMEMBERED = 101
 _FEWEST_TO_LEARN = 5
 _LEARN_EVERY = 8  # sorting for a quantile each time would cost more than it brings
-
-
-def picture_tokens(width: int, height: int, detail: str | None = None) -> int:
-    """Tokens of one picture by the gpt-4o tile rule.
-
-    Fit into 2048 x 2048, then the short side down to 768, never up; count 512-px tiles.
-    detail "low" costs the base alone. Documented: 1024 x 1024 -> 765, 2048 x 4096 -> 1105, low -> 85.
-    """
-    if detail == "low":
-        return TILE_BASE_TOKENS
-    scale = min(1.0, 2048 / max(width, height))
-    w, h = width * scale, height * scale
-    if min(w, h) > 768:
-        scale = 768 / min(w, h)
-        w, h = w * scale, h * scale
-    # the small margin keeps 768.0000001 from counting as one more tile
-    tiles = math.ceil(w / TILE_SIDE_PX - 1e-6) * math.ceil(h / TILE_SIDE_PX - 1e-6)
-    return TILE_BASE_TOKENS + TILE_TOKENS * tiles
 
 
 def text_tokens(text: str) -> int:
@@ -69,14 +46,16 @@ class _Recent:
 class TokenEstimator:
     """Estimates the requests of one run and learns from the usage that comes back.
 
-    The formula is OpenAI's for one family; another model, or a relay that counts in its own way, may report
-    several times as much or a third. So the prompt is corrected by the median of reported / formula,
-    by size class (powers of two of the formula) once a class has five answers, by all classes before.
+    A model that the table does not know, or a relay that counts in its own way, may report several times as
+    much as the formula or a third. So the prompt is corrected by the median of reported / formula, by size
+    class (powers of two of the formula) once a class has five answers, by all classes before.
 
-    chat: its system message, detail, n and max_tokens count for every row.
+    chat: its system message, detail, n and max_tokens count for every row. picture_tokens: (width, height,
+    detail) -> tokens of one picture.
     """
 
-    def __init__(self, chat: ChatSettings) -> None:
+    def __init__(self, chat: ChatSettings, picture_tokens: Callable[[int, int, str | None], int]) -> None:
+        self._picture_tokens = picture_tokens
         self._detail = chat.detail
         self._longest_answer = chat.answer_tokens
         self._system_tokens = text_tokens(chat.system) if chat.system else 0
@@ -88,11 +67,15 @@ class TokenEstimator:
 
     def estimate(self, prompt: str, sizes_px: Iterable[tuple[int, int]]) -> TokenEstimate:
         """What a prompt with pictures of these (width, height) may cost."""
-        pictures = sum(picture_tokens(width, height, self._detail) for width, height in sizes_px)
+        pictures = sum(self._picture_tokens(width, height, self._detail) for width, height in sizes_px)
         formula = self._system_tokens + text_tokens(prompt) + pictures
         correction = self._corrections.get(_size_class(formula), self._corrections.get(None, 1.0))
         return TokenEstimate(
-            formula, math.ceil(formula * correction), self._longest_answer, self._likely_answer
+            formula=formula,
+            prompt=math.ceil(formula * correction),
+            longest_answer=self._longest_answer,
+            likely_answer=self._likely_answer,
+            pictures=pictures,
         )
 
     def learn(self, estimate: TokenEstimate, usage: Usage) -> None:

@@ -9,11 +9,12 @@ from decimal import Decimal
 from typing import Literal
 
 from ..nouns.errors import AnswerError, RateLimited, RunError, TransientError
-from ..nouns.rows import HttpAnswer, LimitReport, Picture, Reply, Row, TokenEstimate, Usage
+from ..nouns.rows import Failure, HttpAnswer, LimitReport, Picture, Reply, Row, TokenEstimate, Usage
 from ..rules.concurrency import ConcurrencyController
 from ..rules.health import EndpointHealth
 from ..rules.limiter import Admission, Limiter
 from ..rules.pace import Pace
+from ..rules.usage import UsageWatch
 
 OVERLOAD_KINDS = frozenset({"overloaded", "saturated", "no_channel"})
 
@@ -51,7 +52,8 @@ class Channel:
     name: for the `endpoint` column. model: its name there. concurrency: requests in flight at once, a
     number or a controller that finds it out. charge: what is reserved, as in the settings. weight: its
     share where several have room; 0: only when no other has. put_aside: why nothing is sent there any
-    more; None while it is in service. tell: gets a line for the user.
+    more; None while it is in service. tell: gets a line for the user. stops_on_anomaly: whether usage that
+    cannot be true gives it up.
     """
 
     name: str
@@ -63,7 +65,9 @@ class Channel:
     charge: Literal["auto", "reserved", "used"] = "auto"
     weight: float = 1.0
     tell: Callable[[str], None] = lambda text: None  # noqa: ARG005  nobody wants to know
+    stops_on_anomaly: bool = False
     pace: Pace = field(default_factory=Pace)
+    usage: UsageWatch = field(default_factory=UsageWatch)
     in_flight: int = 0
     put_aside: RunError | None = None
     _probe: Ticket | None = None
@@ -147,6 +151,8 @@ class Channel:
         self.limiter.hear(now, ticket.admission, *self.steps.report(answer))
         reply = self.steps.read(answer)
         self._answered(ticket, reply.usage, now)
+        if finding := self.usage.note(ticket.estimate, reply.usage, sum(len(p.base64) for p in pictures)):
+            self.tell(f"{self.name}: {finding}")
         return reply
 
     def _answered(self, ticket: Ticket, usage: Usage, now: float) -> None:
@@ -163,6 +169,13 @@ class Channel:
     def _settle(self, now: float, ticket: Ticket, used_tokens: int) -> None:
         self.limiter.settle(now, ticket.admission, used_tokens)
         self.pace.sent(now, used_tokens - ticket.reserved_tokens)
+
+    def recorded(self, failure: Failure | None) -> None:
+        """A row that ended here is safe. Raises RunError where the endpoint is to be given up for how it ended."""
+        if failure is not None:
+            self.health.row_failed(failure)
+        elif self.stops_on_anomaly and self.usage.finding is not None:
+            raise RunError(f"{self.name}: {self.usage.finding}", kind="usage_anomaly")
 
     def failed(self, ticket: Ticket, error: AnswerError, row_id: str, attempt: int, now: float) -> None:
         """What a failed attempt means for those that follow.

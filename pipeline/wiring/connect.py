@@ -17,6 +17,7 @@ from ..rules.prices import PriceBook
 from ..rules.request import RequestBuilder
 from ..rules.retry import backoff_seconds
 from ..rules.tokens import TokenEstimator
+from ..vision.models import vision_model
 from .channel import Channel, EndpointSteps
 
 
@@ -34,7 +35,7 @@ def connect(
     """
     endpoint, model = client.endpoint, entry.model or config.model
     own_rates = prices.own_rates(entry.price) if entry.price else None
-    estimator = TokenEstimator(config)
+    estimator = TokenEstimator(config, vision_model(model, config.image_rules).family.tokens)
 
     def estimate(row: Row, pictures: tuple[Picture, ...]) -> TokenEstimate:
         return estimator.estimate(row.prompt, [(p.width, p.height) for p in pictures])
@@ -70,6 +71,7 @@ def connect(
         ),
         charge=config.charge,
         weight=entry.weight,
+        stops_on_anomaly=config.on_usage_anomaly == "stop",
         tell=tell,
     )
 

@@ -24,7 +24,7 @@ class ChannelState:
 
     tokens_per_minute: the limit it is held to, given, reported or found out; None while there is none.
     is_probing: it broke, and one request at a time finds out whether it works again. put_aside: why it
-    is given up.
+    is given up. usage_finding: what cannot be true of its usage; None where nothing is wrong.
     """
 
     name: str
@@ -36,6 +36,7 @@ class ChannelState:
     paused_seconds: float
     is_probing: bool
     put_aside: str | None
+    usage_finding: str | None = None
 
     @classmethod
     def of(cls, channel: Channel, now: float) -> ChannelState:
@@ -51,6 +52,7 @@ class ChannelState:
             paused_seconds=round(max(0.0, channel.closed_seconds(now)), 1),
             is_probing=channel.health.is_probing,
             put_aside=None if channel.put_aside is None else str(channel.put_aside),
+            usage_finding=channel.usage.finding,
         )
 
     def __str__(self) -> str:
@@ -61,7 +63,9 @@ class ChannelState:
             text += f", {self.tokens_last_minute:,.0f} of {self.tokens_per_minute:,.0f} tokens/min"
         if self.paused_seconds:
             text += f", paused {self.paused_seconds:,.0f} s"
-        return text + (", being probed" if self.is_probing else "")
+        if self.is_probing:
+            text += ", being probed"
+        return text + (f"; {self.usage_finding}" if self.usage_finding else "")
 
 
 class LoopLag:

@@ -19,13 +19,16 @@ from pathlib import Path
 from ..edges import parts
 from ..edges.chat import ChatClient, Endpoint
 from ..edges.folder import RunFolder, utc_now
-from ..edges.images import PicturePool, PicturePreparer
 from ..edges.journal import Entry, Journal
 from ..edges.manifest import Manifest, Survey
 from ..nouns.config import IMAGE_DEFAULTS, RunConfig
 from ..nouns.errors import RunError, UsageError
 from ..nouns.rows import Outcome, Row, Tally
+from ..pictures.pool import PicturePool
+from ..pictures.prepare import PicturePreparer
+from ..pictures.remote import RemotePictures
 from ..rules.prices import PriceBook
+from ..vision.sizes import picture_bounds
 from . import live
 from .checkpoint import Checkpoint, open_checkpoint
 from .connect import connect
@@ -40,8 +43,9 @@ EXAMPLES = 5
 class Job:
     """What to run.
 
-    endpoints: address and key for each of `config.endpoints()`, in the same order. retry_failed: kinds of failed rows to try again; empty for all, None for none. is_moved: the source
-    of a run that goes on has another path now.
+    endpoints: address and key for each of `config.endpoints()`, in the same order. retry_failed: kinds of
+    failed rows to try again; empty for all, None for none. is_moved: the source of a run that goes on
+    has another path now.
     """
 
     source: Path
@@ -94,7 +98,7 @@ class Mill:
 
         tell: gets a line that the user should see at once, now and while it runs. Raises UsageError, RunError.
         """
-        folder = RunFolder(job.run_path)
+        config, folder = job.config, RunFolder(job.run_path)
         folder.check_usable()
         if _has_answers(folder):
             if not folder.run_json.exists():
@@ -104,8 +108,10 @@ class Mill:
                 )
             if not job.is_moved:
                 folder.check_same_source(job.source.resolve())
-            folder.check_same_answers(job.config.answer_settings(), IMAGE_DEFAULTS)
-        manifest = Manifest(job.source, job.config.prompt, job.config.limit)
+            folder.check_same_answers(config.answer_settings(), IMAGE_DEFAULTS)
+        manifest = Manifest(
+            job.source, config.prompt, config.limit, config.allow_outside, config.allow_remote
+        )
         tell(f"reading {job.source}")
         survey = manifest.survey()
         folder.lock()
@@ -132,7 +138,9 @@ class Mill:
         """Caption what is not finished. Raises RunError where the run stopped early; all else is saved."""
         assert self._checkpoint is not None, "use Mill.open"  # noqa: S101
         config = self._job.config
-        pool = PicturePool(PicturePreparer(config), config.prepare_threads)
+        remote = RemotePictures() if config.allow_remote else None
+        preparer = PicturePreparer(config, picture_bounds(config))
+        pool = PicturePool(preparer, remote, config.prepare_threads)
         models = sorted({channel.model for channel in self.channels})
         watching = asyncio.gather(self.lag.watch(), live.keep(self.folder, self.channels, self.lag))
         loading = asyncio.get_running_loop().run_in_executor(None, self._prices.load, models)
@@ -140,6 +148,8 @@ class Mill:
             async with contextlib.AsyncExitStack() as stack:
                 for client in self._clients:
                     await stack.enter_async_context(client)
+                if remote is not None:
+                    await stack.enter_async_context(remote)
                 steps = self._steps(pool, self._checkpoint)
                 runner = Runner(steps, self.channels, config, self.tally, self._chance)
                 self._runner = runner
@@ -207,7 +217,7 @@ class Mill:
                 text = endpoint.scrub_record(text)
             await checkpoint.record(Entry(row.id, kind, text, row.content_hash))
 
-        return Steps(prepare=pool.prepare, record=record, tell=self._tell, prepare_at_once=pool.threads + 1)
+        return Steps(prepare=pool.prepare, record=record, tell=self._tell, prepare_at_once=pool.calls_at_once)
 
     # ---- which rows
 

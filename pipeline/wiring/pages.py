@@ -5,7 +5,6 @@ Everything from a manifest or a server is escaped by the templates; a caption is
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 from collections.abc import Iterator
@@ -18,10 +17,13 @@ import jinja2
 
 from ..edges import parts
 from ..edges.folder import RunFolder, utc_now
-from ..edges.images import PicturePreparer
 from ..edges.journal import Journal
-from ..nouns.config import ImageSettings
 from ..nouns.errors import RowError
+from ..nouns.sniff import read_header
+from ..pictures.decode import decode
+from ..pictures.encode import encode
+from ..pictures.files import read_file
+from ..vision.families import within_side
 from .report import RunReport
 
 ROWS_A_PAGE = 200
@@ -99,12 +101,17 @@ def _thumbnail(base: Path, images: list[str] | None, folder: Path) -> str | None
     name = f"{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:24]}.jpg"
     target = folder / name
     if not target.exists():
-        settings = ImageSettings(max_side=THUMBNAIL_SIDE_PX, jpeg_quality=80, background="#ffffff")
         try:
-            target.write_bytes(base64.b64decode(PicturePreparer(settings).prepare(path).base64))
+            data = read_file(path)
+            image, _ = decode(path, data, read_header(data), _thumbnail_size, "first", "#ffffff")
         except RowError:
             return None
+        target.write_bytes(encode(image, "JPEG", 80, None).data)
     return f"thumbnails/{name}"
+
+
+def _thumbnail_size(width: int, height: int) -> tuple[int, int]:
+    return within_side(width, height, THUMBNAIL_SIDE_PX)
 
 
 def _template(name: str) -> jinja2.Template:

@@ -201,12 +201,12 @@ class Runner:
         self._enter()
         await self._steps.record(outcome)
         self._count(outcome)
-        if outcome.failure is not None and trace.last is not None:
-            self._note_failed_row(trace.last.channel, outcome.failure)
+        if trace.last is not None:
+            self._note_end(trace.last.channel, outcome.failure)
 
-    def _note_failed_row(self, channel: Channel, failure: Failure) -> None:
+    def _note_end(self, channel: Channel, failure: Failure | None) -> None:
         try:
-            channel.health.row_failed(failure)
+            channel.recorded(failure)
         except RunError as error:
             self._put_aside(channel, error)
 
@@ -238,7 +238,7 @@ class Runner:
                 channel = trace.last.channel
                 goes_elsewhere = self._goes_elsewhere(error, ask, channel)
                 if goes_elsewhere and isinstance(error, RowError):
-                    self._note_failed_row(channel, Failure(error.kind, str(error), error.http_status))
+                    self._note_end(channel, Failure(error.kind, str(error), error.http_status))
                 is_probe = trace.last.is_probe and isinstance(error, ConnectionLost | ServerBusy)
                 if not (goes_elsewhere or is_probe or channel.health.is_outage(error)):
                     raise

@@ -1,0 +1,80 @@
+"""CMYK, LAB and embedded ICC profiles -> sRGB, as every server takes a picture to be.
+
+Transforms are Little CMS's, relative colorimetric with black point compensation; one is made for each
+profile and kept, since all photos of a camera have the same. A profile that does not fit its picture
+or cannot be read is ignored.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from itertools import product
+
+from PIL import Image, ImageChops, ImageCms
+
+# sRGB by another maker, or by another version of the standard: less than anybody sees
+_MOST_DIFFERENCE = 5
+_SPACES = {"RGB": "RGB", "RGBA": "RGB", "L": "GRAY", "CMYK": "CMYK"}
+_LEVELS = (0, 32, 64, 96, 128, 160, 192, 224, 255)
+
+
+def is_srgb(profile: bytes | None, mode: str) -> bool:
+    """Whether pixels of this mode can go as they are: no profile that fits, or sRGB by any name."""
+    return profile is None or _transform(profile, mode) is None
+
+
+def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """The same picture in sRGB: L, LA, RGB or RGBA, alpha as it was. Takes these, CMYK and LAB."""
+    if image.mode == "LAB":
+        return _apply(image, _lab_transform())
+    transform = _transform(profile, image.mode) if profile and image.mode in _SPACES else None
+    if transform is not None:
+        return _apply(image, transform)
+    return image.convert("RGB") if image.mode == "CMYK" else image
+
+
+def _apply(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
+    return ImageCms.applyTransform(image, transform) or image
+
+
+@lru_cache(maxsize=16)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """None where nothing is to be done: already sRGB, or a profile for other pixels than these."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if source.profile.xcolor_space.strip() != _SPACES.get(mode):
+            return None
+        target = "RGBA" if mode == "RGBA" else "RGB"
+        transform = _to_srgb(source, mode, target)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+    return None if _moves_nothing(transform, mode) else transform
+
+
+@lru_cache(maxsize=1)
+def _lab_transform() -> ImageCms.ImageCmsTransform:
+    return _to_srgb(ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")), "LAB", "RGB")
+
+
+def _to_srgb(source: ImageCms.ImageCmsProfile, mode: str, target: str) -> ImageCms.ImageCmsTransform:
+    return ImageCms.buildTransform(
+        source,
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")),
+        mode,
+        target,
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+
+
+def _moves_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Tried on colours from all over the cube."""
+    if mode == "CMYK":
+        return False
+    colours = product(_LEVELS, repeat=3)
+    cube = Image.new("RGB", (len(_LEVELS) ** 3, 1))
+    cube.putdata([(r, r, r) if mode == "L" else (r, g, b) for r, g, b in colours])
+    moved = _apply(cube.convert(mode), transform).convert("RGB")
+    difference = ImageChops.difference(cube, moved)
+    return max(high for _, high in difference.getextrema()) <= _MOST_DIFFERENCE  # type: ignore[misc]

@@ -1,0 +1,230 @@
+"""The bytes of a file -> a picture as it is sent: upright, in its size, 8 bits, sRGB, without transparency.
+
+In this order, since each step is cheaper on what the one before left: the JPEG decoder itself shrinks by
+halves, then one good resampling, then colour, background and turning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from PIL import Image, ImageChops, UnidentifiedImageError
+
+from ..nouns.errors import RowError
+from ..nouns.sniff import PNG_SIGNATURE, Header, is_heif
+from . import colour
+from .metadata import without_metadata
+
+# What may be opened: every raster format that Pillow reads itself. Not EPS and WMF, which run other
+# programs, nor those that are mere names for a plugin somebody may have installed.
+FORMATS = (
+    "JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "ICO", "CUR", "ICNS", "JPEG2000",
+    "PPM", "PCX", "DCX", "SGI", "QOI", "DDS", "PSD", "SUN", "XBM", "XPM", "MSP", "FLI", "FITS",
+    "BLP", "FTEX", "GBR", "PIXAR", "SPIDER", "TGA",
+)  # fmt: skip
+JPEG_FORMATS = ("JPEG", "MPO")
+MOST_PIXELS = 180_000_000  # what may be decoded at all: about 0.5 GB as RGB
+LARGE_PIXELS = 30_000_000  # of those above this one at a time, whatever the number of threads
+DRAFT_SHARE = 0.97
+# formats whose frames are moments or pages; elsewhere they are layers, depth maps, other sizes
+_FRAME_FORMATS = ("GIF", "WEBP", "PNG", "TIFF", "AVIF", "FLI", "DCX")
+_PLAIN_MODES = {
+    "1": "L",
+    "PA": "RGBA",
+    "La": "LA",
+    "RGBa": "RGBA",
+    "RGBX": "RGB",
+    "YCbCr": "RGB",
+    "HSV": "RGB",
+}
+
+# 3: upside down, 6 and 8: turned phone, the others are mirrored
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+Size = tuple[int, int]
+Fit = Callable[[int, int], Size]  # width, height -> the size to send, never larger
+Frame = Literal["first", "middle"] | int
+
+Image.MAX_IMAGE_PIXELS = None  # MOST_PIXELS is checked for every picture, before it is decoded
+_one_large = threading.Lock()
+
+
+def decode(
+    path: str, data: bytes, header: Header | None, fit: Fit, frame: Frame, background: str
+) -> tuple[Image.Image, str]:
+    """The picture, L or RGB, and the format that it was in.
+
+    header: what `read_header` says of data. frame: first, middle or a number from 1. background: #rrggbb.
+    Raises RowError that names path.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about metadata; what matters raises
+            with _open(path, data) as image:
+                _seek(image, frame)
+                _check_size(path, image)
+                size = _draft(image, fit) if image.format in JPEG_FORMATS else fit(*image.size)
+                with _room(image):
+                    return _upright(image, header, size, background), image.format or ""
+    except RowError:
+        raise
+    except MemoryError as error:
+        raise RowError(f"{path}: not enough memory to decode it", kind="image_too_large") from error
+    # decoders raise what they like on damaged files: OSError, SyntaxError, ValueError, struct.error ...
+    except Exception as error:
+        raise RowError(f"{path}: damaged picture ({error})", kind="image_broken") from error
+
+
+def embedded_profile(data: bytes) -> tuple[bytes | None, str]:
+    """The ICC profile of a JPEG or PNG and the mode of its pixels; nothing is decoded.
+
+    Raises what Pillow raises for a broken header.
+    """
+    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+        mode = "RGB" if image.mode == "P" else image.mode
+        return image.info.get("icc_profile"), mode
+
+
+def _upright(image: Image.Image, header: Header | None, size: Size, background: str) -> Image.Image:
+    image.load()
+    orientation = header.orientation if header else _orientation(image)
+    picture = _plain(image)
+    if picture.size != size:
+        picture = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    picture = _flatten(colour.to_srgb(picture, image.info.get("icc_profile")), background)
+    return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
+
+
+# ------------------------------------------------------------------------------- opening
+
+
+def _register_heif() -> bool:
+    try:
+        import pillow_heif  # noqa: PLC0415  optional, and slow to import
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def _open(path: str, data: bytes) -> Image.Image:
+    formats: tuple[str, ...] = FORMATS
+    if is_heif(data):
+        if not _register_heif():
+            raise RowError(
+                f"{path}: a HEIC picture; install the extra to read it: pip install 'captionmill[heif]'",
+                kind="image_format",
+            )
+        formats = ("HEIF",)
+    if data.startswith(PNG_SIGNATURE):
+        data = without_metadata(data)  # texts can be bombs of their own
+    try:
+        return Image.open(io.BytesIO(data), formats=formats)
+    except UnidentifiedImageError as error:
+        raise RowError(
+            f"{path}: not a picture in a format that can be read (starts with {data[:8]!r})",
+            kind="image_format",
+        ) from error
+
+
+def _seek(image: Image.Image, frame: Frame) -> None:
+    """To the frame that is sent; of a file with fewer, its last one."""
+    count = getattr(image, "n_frames", 1) if frame != "first" and image.format in _FRAME_FORMATS else 1
+    if count > 1:
+        image.seek(count // 2 if isinstance(frame, str) else min(frame, count) - 1)
+
+
+def _check_size(path: str, image: Image.Image) -> None:
+    if image.width * image.height > MOST_PIXELS:
+        raise RowError(
+            f"{path}: {image.width} x {image.height} pixels, more than {MOST_PIXELS:,} in all",
+            kind="image_too_large",
+        )
+
+
+@contextlib.contextmanager
+def _room(image: Image.Image) -> Iterator[None]:
+    """Memory for one large picture, not for as many as there are threads."""
+    if image.width * image.height <= LARGE_PIXELS:
+        yield
+        return
+    with _one_large:
+        yield
+
+
+def _draft(image: Image.Image, fit: Fit) -> Size:
+    """Let the JPEG decoder itself shrink to a half, a quarter or an eighth, at a third of the cost.
+
+    Where a half or a quarter lies within a few per cent under the bound it is the size that is sent
+    (an eighth is soft: mere averages of blocks); otherwise the decoder stays above it. Returns the size to
+    resize to.
+    """
+    width, height = image.size
+    size = fit(width, height)
+    for divisor in (2, 4):
+        drafted = -(-width // divisor), -(-height // divisor)
+        if max(drafted) >= DRAFT_SHARE * max(size) and fit(*drafted) == drafted:
+            image.draft(None, (width // divisor, height // divisor))
+            return drafted
+    image.draft(None, size)
+    return size
+
+
+def _orientation(image: Image.Image) -> int:
+    value = image.getexif().get(0x0112, 1)
+    return value if isinstance(value, int) else 1
+
+
+# ------------------------------------------------------------------------------- pixels
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """8 bits, no palette, transparency as a channel: what can be resampled."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _eight_bits(image)
+    if image.mode not in ("LA", "RGBA") and image.has_transparency_data:
+        return image.convert("RGBA")
+    if image.mode == "P":
+        return image.convert("RGB")
+    if image.mode == "CMYK" and image.format in JPEG_FORMATS and "adobe" not in image.info:
+        # writers other than Adobe store it the other way round; the decoder takes all to be Adobe's
+        return ImageChops.invert(image)
+    return image.convert(_PLAIN_MODES[image.mode]) if image.mode in _PLAIN_MODES else image
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16 bits scaled by their range; 32 bits and floats from 0 to 1, to 255 or to 65,535, else by their extremes."""
+    if image.mode.startswith("I;16"):
+        return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
+    low, high = image.getextrema()
+    assert isinstance(low, int | float) and isinstance(high, int | float)  # noqa: S101  one band
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("its floats are not all numbers")
+    scale, offset = 255 / ((high - low) or 1), low
+    if low >= 0 and high <= 65_535:
+        whole = 1.0 if image.mode == "F" and high <= 1 else 255.0 if high <= 255 else 65_535.0
+        scale, offset = 255 / whole, 0.0
+    return image.point(lambda value: value * scale + (0.5 - offset * scale)).convert("L")
+
+
+def _flatten(image: Image.Image, background: str) -> Image.Image:
+    """Transparent pixels over the background: servers disagree about what hides under them."""
+    if image.mode not in ("LA", "RGBA"):
+        return image
+    rgba = image.convert("RGBA")
+    backdrop = Image.new("RGBA", rgba.size, background)
+    return Image.alpha_composite(backdrop, rgba).convert("RGB")

@@ -1,0 +1,40 @@
+"""The bytes of a picture's file, read without waiting on what is no file."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from ..nouns.errors import RowError
+
+MOST_FILE_BYTES = 512 * 2**20
+_READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def read_file(path: str) -> bytes:
+    """The whole file. Raises RowError where there is none, it is a pipe or a device, or changes while it is read."""
+    try:
+        descriptor = os.open(path, _READ_FLAGS)
+        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123  not a path
+            before = os.fstat(descriptor)
+            if not stat.S_ISREG(before.st_mode):
+                raise RowError(f"{path}: not a regular file", kind="image_unreadable")
+            if before.st_size > MOST_FILE_BYTES:
+                raise RowError(
+                    f"{path}: {before.st_size:,} bytes, more than {MOST_FILE_BYTES:,}", kind="image_too_large"
+                )
+            data = file.readall()
+            after = os.fstat(descriptor)
+    except FileNotFoundError as error:
+        raise RowError(f"{path}: no such file", kind="image_missing") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise RowError(f"{path}: cannot be read ({reason})", kind="image_unreadable") from error
+    if after.st_mtime_ns != before.st_mtime_ns or after.st_size != len(data):
+        raise RowError(
+            f"{path}: changed while it was read; --retry-failed image_changing when it is whole",
+            kind="image_changing",
+        )
+    if not data:
+        raise RowError(f"{path}: the file is empty", kind="image_broken")
+    return data

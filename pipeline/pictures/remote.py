@@ -1,0 +1,158 @@
+"""The bytes of a picture's URL, with bounds on size and time, and never from a private address.
+
+A manifest may come from somebody else: a URL in it must not reach what only this machine reaches. So
+the address is checked where the connection is made, after the name was looked up, for every redirect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from ..nouns.errors import RowError
+
+MOST_REMOTE_BYTES = 64 * 2**20
+SECONDS = 60.0
+CONNECT_SECONDS = 10.0
+_ATTEMPTS = 3
+_PAUSE_SECONDS = 1.0
+_MOST_REDIRECTS = 5
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def is_url(path: str) -> bool:
+    return path.lower().startswith(("http://", "https://"))
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the internet's, also where an IPv6 address wraps an IPv4 one."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if inner is None and ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return ip.is_global and not ip.is_multicast
+
+
+class _Passing(Exception):
+    """Trying again may help."""
+
+
+class RemotePictures:
+    """Downloads pictures. An async context: its connections are closed at the end.
+
+    may_reach: which addresses may be connected to.
+    """
+
+    def __init__(self, may_reach: Callable[[str], bool] = is_public) -> None:
+        self._may_reach = may_reach
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> RemotePictures:
+        connector = aiohttp.TCPConnector(
+            resolver=_CheckedResolver(self._may_reach), limit=64, limit_per_host=8
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": "captionmill", "Accept": "image/*,*/*;q=0.5"},
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def fetch_all(self, urls: Sequence[str]) -> dict[str, bytes | RowError]:
+        """What each URL gave: its bytes, or why there are none."""
+        found = await asyncio.gather(*(self._fetch(url) for url in dict.fromkeys(urls)))
+        return dict(zip(dict.fromkeys(urls), found, strict=True))
+
+    async def _fetch(self, url: str) -> bytes | RowError:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                async with asyncio.timeout(SECONDS):
+                    return await self._get(url)
+            except RowError as error:
+                return error
+            except (_Passing, aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                reason = str(error) or f"nothing for {SECONDS:.0f} s"
+                if attempt == _ATTEMPTS or isinstance(error, ValueError):
+                    return RowError(f"{url}: cannot be fetched ({reason})", kind="image_remote")
+            await asyncio.sleep(_PAUSE_SECONDS * attempt)
+        raise AssertionError("the last attempt returns")
+
+    async def _get(self, url: str) -> bytes:
+        assert self._session is not None, "enter it first"  # noqa: S101
+        at = url
+        for _ in range(_MOST_REDIRECTS + 1):
+            self._check(url, at)
+            async with self._session.get(at, allow_redirects=False) as response:
+                if response.status in (301, 302, 303, 307, 308) and "Location" in response.headers:
+                    at = urljoin(at, response.headers["Location"])
+                    continue
+                if response.status in (408, 425, 429) or response.status >= 500:
+                    raise _Passing(f"HTTP {response.status}")
+                if response.status != 200:
+                    raise RowError(f"{url}: HTTP {response.status}", kind="image_remote")
+                return await _read(url, response)
+        raise RowError(f"{url}: more than {_MOST_REDIRECTS} redirects", kind="image_remote")
+
+    def _check(self, url: str, at: str) -> None:
+        """An address that stands in the URL itself is never looked up."""
+        parts = urlsplit(at)
+        if parts.scheme not in ("http", "https"):
+            raise RowError(f"{url}: leads to {parts.scheme}:, which is no web address", kind="image_remote")
+        try:
+            ipaddress.ip_address(parts.hostname or "")
+        except ValueError:
+            return  # a name
+        if not self._may_reach(parts.hostname or ""):
+            raise RowError(f"{url}: {_refusal(parts.hostname or '')}", kind="image_remote")
+
+
+async def _read(url: str, response: aiohttp.ClientResponse) -> bytes:
+    data = bytearray()
+    async for chunk in response.content.iter_chunked(2**16):
+        data += chunk
+        if len(data) > MOST_REMOTE_BYTES:
+            raise RowError(f"{url}: more than {MOST_REMOTE_BYTES:,} bytes", kind="image_too_large")
+    if not data:
+        raise RowError(f"{url}: the answer is empty", kind="image_broken")
+    return bytes(data)
+
+
+def _refusal(address: str) -> str:
+    return f"{address} is a private address; pictures are fetched from public ones only"
+
+
+class _CheckedResolver(AbstractResolver):
+    """Looks names up and gives away only addresses that may be connected to."""
+
+    def __init__(self, may_reach: Callable[[str], bool]) -> None:
+        self._may_reach = may_reach
+        self._inner = aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._inner.resolve(host, port, family)
+        allowed = [result for result in found if self._may_reach(result["host"])]
+        if found and not allowed:
+            raise ValueError(_refusal(found[0]["host"]))
+        return allowed
+
+    async def close(self) -> None:
+        await self._inner.close()
