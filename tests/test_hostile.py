@@ -15,7 +15,7 @@ import pytest
 from commands import KEY, captionmill, command, draw_pictures, environment, start
 from lying_server import LyingServer, http
 from scripted_chat import completion
-from test_walks import MODEL, results, stats, wait_for_answers
+from test_walks import MODEL, results, stats, wait_for_answers, wait_for_live
 
 from pipeline.endpoint.server import EndpointSettings, serving
 
@@ -141,7 +141,7 @@ def test_an_outage_is_sat_out(tmp_path):
         while server.requests < 15:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-    time.sleep(2)  # real sockets are refused meanwhile
+    wait_for_live(tmp_path / "run", lambda endpoint: endpoint["is_probing"])  # real sockets are refused
     with slow.open():
         output, _ = running.communicate(timeout=60)
     assert running.returncode == 0, output

@@ -6,12 +6,14 @@ import json
 import re
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from commands import KEY, captionmill, draw_pictures, start
 
+from pipeline.edges.folder import RunFolder
 from pipeline.endpoint.server import EndpointSettings, serving
 
 MODEL = ("--model", "gpt-4o")
@@ -36,6 +38,14 @@ def wait_for_answers(base_url: str, count: int, seconds: float = 60) -> None:
     while stats(base_url)["answers"] < count:
         assert time.monotonic() < deadline, "the run does not get on"
         time.sleep(0.02)  # another process: there is no clock of ours to move
+
+
+def wait_for_live(run: Path, is_so: Callable[[dict], bool], seconds: float = 60) -> None:
+    """Until the run has written, of its only endpoint, that it is so."""
+    deadline = time.monotonic() + seconds
+    while not (state := RunFolder(run).read_live()) or not is_so(state["endpoints"][0]):
+        assert time.monotonic() < deadline, "the run does not say so"
+        time.sleep(0.02)  # another process, as above
 
 
 def test_walk_1_a_row(tmp_path):
@@ -221,8 +231,7 @@ def test_status_shows_the_endpoints_of_a_run_that_goes_on(tmp_path):
     draw_pictures(tmp_path / "p", 60)
     with serving(EndpointSettings(latency_seconds=0.3, tokens_per_minute=60_000)) as url:
         run = start("caption", "p", *MODEL, "-o", "run", "--concurrency", 4, base_url=url, cwd=tmp_path)
-        wait_for_answers(url, 1)
-        time.sleep(2.2)  # it is written every two seconds
+        wait_for_live(tmp_path / "run", lambda endpoint: endpoint["tokens_per_minute"] == 60_000)
         state = json.loads(captionmill("status", "run", "--json", cwd=tmp_path).stdout)
         text = captionmill("status", "run", cwd=tmp_path).stdout
         run.send_signal(signal.SIGINT)

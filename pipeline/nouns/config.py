@@ -63,9 +63,15 @@ Rate = Annotated[PositiveInt | None, _Auto]
 Concurrency = Annotated[Annotated[int, Field(ge=1, le=4096)] | None, _Auto]
 
 
-Frame = Annotated[
-    Literal["first", "middle"] | PositiveInt, BeforeValidator(lambda v: int(v) if str(v).isdecimal() else v)
-]
+def _frame(value: object) -> object:
+    if value in ("first", "middle"):
+        return value
+    if not str(value).isdecimal() or int(str(value)) < 1:
+        raise ValueError("first, middle, or a number from 1 is needed")
+    return int(str(value))
+
+
+Frame = Annotated[Literal["first", "middle"] | int, BeforeValidator(_frame)]
 
 
 class Group(BaseModel):
