@@ -15,6 +15,9 @@ import sys
 import threading
 from pathlib import Path
 
+from pipeline.edges import folder as folder_module
+from pipeline.edges import journal as journal_module
+from pipeline.edges import parts as parts_module
 from pipeline.edges.folder import RunFolder
 from pipeline.edges.journal import Entry
 from pipeline.edges.parts import to_record
@@ -24,8 +27,7 @@ from pipeline.wiring.checkpoint import open_checkpoint
 
 ROWS_PER_PART = 4
 _WATCHED = tuple(
-    str(Path(checkpoint_module.__file__).with_name(f"{name}.py"))
-    for name in ("journal", "parts", "checkpoint", "folder")
+    str(module.__file__) for module in (folder_module, journal_module, parts_module, checkpoint_module)
 )
 
 
