@@ -34,6 +34,7 @@ nouns only; wiring imports anything (tests/test_layers.py).
              gate        one line of rows before all endpoints, to whichever has room
              connect     settings and key -> a channel
              runner      one row's journey, N rows at a time
+             deadline    when a run is to be over
              live        the state of a run that is going on
              mill        a whole run
              report      what a run came to

@@ -110,7 +110,9 @@ def response(body: bytes, status: str = "200 OK", headers: str = "") -> bytes:
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
 
 
-def against(handler: Handler, posts: int = 1, timeout: float = 5.0, body: bytes = b"{}"):
+def against(
+    handler: Handler, posts: int = 1, timeout: float = 5.0, body: bytes = b"{}", silence: float = 5.0
+):
     """POST to a loopback server that answers each request with `handler`; the last answer."""
 
     async def run():
@@ -128,7 +130,7 @@ def against(handler: Handler, posts: int = 1, timeout: float = 5.0, body: bytes 
         port = server.sockets[0].getsockname()[1]
         try:
             endpoint = Endpoint(f"http://127.0.0.1:{port}/v1/chat/completions", KEY)
-            async with ChatClient(endpoint, timeout, 5) as client:
+            async with ChatClient(endpoint, timeout, 5, silence) as client:
                 for _ in range(posts):
                     answer = await client.post(body)
                 return answer
@@ -191,6 +193,71 @@ def test_silence_ends_with_the_timeout():
     with pytest.raises(ConnectionLost, match=r"no whole answer within 0\.2 s") as caught:
         against(handler, timeout=0.2)
     assert caught.value.kind == "timeout"
+
+
+def test_silence_in_the_middle_of_an_answer_ends_before_the_timeout():
+    """Half a body, then nothing: another bound than for a model that thinks."""
+
+    async def handler(_request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+        await writer.drain()
+        await asyncio.sleep(30)
+
+    with pytest.raises(ConnectionLost, match=r"half an answer, then nothing for 0\.2 s") as caught:
+        against(handler, timeout=20, silence=0.2)
+    assert caught.value.kind == "timeout"
+
+
+def test_a_slow_answer_is_no_silence():
+    """A byte now and then resets the bound."""
+
+    async def handler(_request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+        for _ in range(5):
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.1)
+
+    assert against(handler, silence=0.3).body == b"xxxxx"
+
+
+def test_a_connection_closed_in_the_moment_of_its_reuse_is_no_failure():
+    """The keep-alive race: five posts over connections that the server closes each time one is used again."""
+    served = []
+
+    async def handler(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if writer in served:  # used again: closed without a word
+            writer.close()
+            raise ConnectionError
+        served.append(writer)
+        writer.write(response(b"ok"))
+
+    assert against(handler, posts=5).body == b"ok"
+    assert len(served) == 5
+
+
+def test_a_proxy_is_used():
+    """The request goes to the proxy, with the endpoint's whole address in it."""
+    seen = []
+
+    async def run():
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            seen.append(await read_request(reader))
+            writer.write(response(b"through"))
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        proxy = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        endpoint = Endpoint("http://endpoint.test/v1/chat/completions", KEY)
+        try:
+            async with ChatClient(endpoint, 5, 5, 5, proxy) as client:
+                return await client.post(b"{}")
+        finally:
+            server.close()
+
+    assert asyncio.run(run()).body == b"through"
+    assert seen[0].startswith(b"POST http://endpoint.test/v1/chat/completions HTTP/1.1")
 
 
 def test_nobody_listens():

@@ -5,13 +5,15 @@ Knows nothing of retries, limits or what an answer means.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import re
 import ssl
+import time
 from dataclasses import dataclass, field
 from functools import lru_cache
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
@@ -25,6 +27,8 @@ MOST_ANSWER_BYTES = 64 * 2**20
 _ONE_PIECE_BYTES = 2**20
 # uvicorn, and so vLLM, closes idle connections after 5 s; a POST that meets the close is not re-sent
 _KEEPALIVE_SECONDS = 4.0
+# a server that closes a connection in the moment it is used again; later than this it was at work on the request
+_RACE_SECONDS = 5.0
 _VERSION_SEGMENT = re.compile(r"/v\d+\w*(/|$)")
 _LOOPBACK = ("localhost", "127.", "[::1]", "::1")
 
@@ -98,14 +102,35 @@ def chat_completions_url(base_url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
 
+@dataclass(slots=True)
+class _Trip:
+    """One POST. is_reused: it went over a connection that had been used before."""
+
+    is_reused: bool = False
+
+
+async def _note_reuse(_session: object, context: SimpleNamespace, _params: object) -> None:
+    context.trace_request_ctx.is_reused = True
+
+
 class ChatClient:
     """A pool of connections to one endpoint. Use as an async context manager, in the running loop.
 
-    timeout_seconds: for one attempt, from the first byte sent to the last received.
+    timeout_seconds: for one attempt, from the first byte sent to the last received. silence_seconds: within an
+    answer that has begun. proxy: address of an HTTP proxy; "env" for what the environment says; None for none.
     """
 
-    def __init__(self, endpoint: Endpoint, timeout_seconds: float, connect_seconds: float) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        timeout_seconds: float,
+        connect_seconds: float,
+        silence_seconds: float = 60.0,
+        proxy: str | None = None,
+    ) -> None:
         self.endpoint = endpoint
+        self._silence_seconds = silence_seconds
+        self._proxy = proxy
         self._name = endpoint.name
         self._headers = endpoint.headers()
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=connect_seconds)
@@ -114,11 +139,17 @@ class ChatClient:
     async def __aenter__(self) -> ChatClient:
         # limit=0: the runner bounds what is in flight; aiohttp's own 100 would cap it in silence
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_reuseconn.append(_note_reuse)
+        is_of_environment = self._proxy == "env"
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=self._timeout,
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[trace],
+            trust_env=is_of_environment,
+            proxy=None if is_of_environment else self._proxy,
         )
         return self
 
@@ -134,11 +165,8 @@ class ChatClient:
         Raises ConnectionLost where no whole answer came back, AccountError where the certificate
         is not trusted.
         """
-        assert self._session is not None, "use `async with`"  # noqa: S101
-        data = body if len(body) < _ONE_PIECE_BYTES else io.BytesIO(body)
         try:
-            async with self._session.post(self.endpoint.url, data=data, allow_redirects=False) as response:
-                return HttpAnswer(response.status, response.headers, await _read(response))
+            return await self._post(body)
         except aiohttp.ClientConnectorCertificateError as error:
             raise AccountError(
                 f"{self._name}: the certificate is not trusted ({error.certificate_error})", kind="tls"
@@ -152,7 +180,11 @@ class ChatClient:
             raise ConnectionLost(
                 f"{self._name}: no whole answer within {self._timeout.total:g} s", kind="timeout"
             ) from None
-        except (aiohttp.ClientConnectorError, ssl.SSLError) as error:
+        except _Silence:
+            raise ConnectionLost(
+                f"{self._name}: half an answer, then nothing for {self._silence_seconds:g} s", kind="timeout"
+            ) from None
+        except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, ssl.SSLError) as error:
             raise ConnectionLost(
                 f"{self._name}: cannot connect ({_reason(error)})", kind="cannot_connect"
             ) from None
@@ -161,15 +193,42 @@ class ChatClient:
                 f"{self._name}: connection lost ({_reason(error)})", kind="connection"
             ) from None
 
+    async def _post(self, body: bytes) -> HttpAnswer:
+        """Over a connection that the server is just closing, again at once: nobody has read the request."""
+        assert self._session is not None, "use `async with`"  # noqa: S101
+        while True:
+            data = body if len(body) < _ONE_PIECE_BYTES else io.BytesIO(body)
+            trip, sent_at = _Trip(), time.monotonic()
+            try:
+                async with self._session.post(
+                    self.endpoint.url, data=data, allow_redirects=False, trace_request_ctx=trip
+                ) as response:
+                    return HttpAnswer(response.status, response.headers, await self._read(response))
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not trip.is_reused or time.monotonic() - sent_at > _RACE_SECONDS:
+                    raise
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    chunks, size = [], 0
-    async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > MOST_ANSWER_BYTES:
-            raise aiohttp.ClientPayloadError(f"the answer is longer than {MOST_ANSWER_BYTES:,} bytes")
-        chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        chunks, size, loop = [], 0, asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._silence_seconds) as silence:
+                async for chunk in response.content.iter_any():
+                    silence.reschedule(loop.time() + self._silence_seconds)
+                    size += len(chunk)
+                    if size > MOST_ANSWER_BYTES:
+                        raise aiohttp.ClientPayloadError(
+                            f"the answer is longer than {MOST_ANSWER_BYTES:,} bytes"
+                        )
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise _Silence if silence.expired() else TimeoutError from None
+        except aiohttp.ClientOSError as error:  # an answer had begun, so this is no race for a connection
+            raise aiohttp.ClientPayloadError(str(error)) from None
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+class _Silence(Exception):
+    """In the middle of an answer."""
 
 
 def _reason(error: BaseException) -> str:

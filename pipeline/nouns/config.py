@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -72,6 +73,28 @@ def _frame(value: object) -> object:
 
 
 Frame = Annotated[Literal["first", "middle"] | int, BeforeValidator(_frame)]
+
+
+def _deadline(text: str) -> str:
+    is_length = re.fullmatch(r"(?=.)(\d+h)?(\d+m)?(\d+s)?", text) and re.search("[1-9]", text)
+    if not is_length and not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", text):
+        raise ValueError("a length like 8h, 90m or 1h30m, or a time of day like 07:00 is needed")
+    return text
+
+
+Deadline = Annotated[str, AfterValidator(_deadline)]
+
+
+def _proxy(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.username or parts.password:
+        raise ValueError("leave name and password out of it; --proxy env takes them from HTTPS_PROXY")
+    if text != "env" and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise ValueError("an address like http://proxy:3128, or env is needed")
+    return text
+
+
+Proxy = Annotated[str, AfterValidator(_proxy)]
 
 
 class Group(BaseModel):
@@ -211,6 +234,12 @@ class LimitSettings(Group):
         600.0, gt=0, le=86_400, description="seconds for one attempt, from send to last byte"
     )
     connect_timeout: float = Field(15.0, gt=0, le=3600, description="seconds to open a connection")
+    read_timeout: float = Field(
+        60.0, gt=0, le=86_400, description="seconds of silence in the middle of an answer"
+    )
+    deadline: Deadline | None = Field(
+        None, description="stop, resumable, after this long: 8h, 90m, 1h30m, 600s; or at a time of day: 07:00"
+    )
 
 
 class EndpointSettings(Group):
@@ -220,6 +249,9 @@ class EndpointSettings(Group):
         None, description="the endpoint; default: OPENAI_BASE_URL, then https://api.openai.com/v1"
     )
     api_key_env: VariableName = Field("OPENAI_API_KEY", description="name of the variable that holds the key")
+    proxy: Proxy | None = Field(
+        None, description="address of an HTTP proxy; env: as HTTPS_PROXY, HTTP_PROXY and NO_PROXY say [none]"
+    )
     endpoint_kind: Literal["auto", "direct", "relay"] = Field(
         "auto", description="provider itself or a relay (one-api, new-api); auto: seen from its answers"
     )

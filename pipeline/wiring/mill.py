@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from ..edges import parts
 from ..edges.chat import ChatClient, Endpoint
@@ -29,7 +30,7 @@ from ..pictures.prepare import PicturePreparer
 from ..pictures.remote import RemotePictures
 from ..rules.prices import PriceBook
 from ..vision.sizes import picture_bounds
-from . import live
+from . import deadline, live
 from .checkpoint import Checkpoint, open_checkpoint
 from .connect import connect
 from .live import ChannelState, LoopLag
@@ -76,7 +77,8 @@ class Mill:
         self.tally = Tally(total=survey.total)
         self._prices = PriceBook()
         self._clients = tuple(
-            ChatClient(endpoint, config.timeout, config.connect_timeout) for endpoint in job.endpoints
+            ChatClient(endpoint, config.timeout, config.connect_timeout, config.read_timeout, config.proxy)
+            for endpoint in job.endpoints
         )
         self._chance = random.Random()
         self.channels = tuple(
@@ -153,6 +155,8 @@ class Mill:
                 steps = self._steps(pool, self._checkpoint)
                 runner = Runner(steps, self.channels, config, self.tally, self._chance)
                 self._runner = runner
+                if config.deadline is not None:
+                    stack.enter_context(_cancelled_at_the_end(deadline.keep(config.deadline, runner.stop)))
                 if self._is_interrupted:
                     runner.stop()
                 await runner.run(self._unfinished_rows())
@@ -305,6 +309,15 @@ class Mill:
                 "other_settings": config.other_settings(),
             }
         )
+
+
+@contextlib.contextmanager
+def _cancelled_at_the_end(watch: Coroutine[Any, Any, None]) -> Iterator[None]:
+    task = asyncio.create_task(watch)
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 def _has_answers(folder: RunFolder) -> bool:
