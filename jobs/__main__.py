@@ -18,6 +18,7 @@ COMMANDS = {
     "status": "how far a run is; works while it is going on",
     "report": "what a run came to: rows, tokens, dollars, errors",
     "gallery": "static pages: picture, caption, tokens, cost",
+    "repair": "mend a damaged run folder",
     "serve": "the built-in endpoint on its own",
     "demo": "caption the sample pictures against the built-in endpoint",
 }

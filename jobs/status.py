@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 
 from pipeline.edges.folder import RunFolder
+from pipeline.wiring.checkup import check
 from pipeline.wiring.live import ChannelState
 from pipeline.wiring.report import RunReport, read_report
 
+from . import exit_codes
 from .arguments import Parser
 
 
@@ -22,10 +24,26 @@ def main(argv: list[str]) -> int:
     parser = Parser(prog="captionmill status", description=__doc__)
     parser.add_argument("run", type=Path, help="the run folder")
     parser.add_argument("--json", action="store_true", help="for scripts")
+    parser.add_argument(
+        "--check", action="store_true", help="whether run.json, journal and parts fit together; exit 3 if not"
+    )
     arguments = parser.parse(argv)
+    if arguments.check:
+        return _check(RunFolder(arguments.run))
     report = read_report(RunFolder(arguments.run))
     print(_as_json(report) if arguments.json else _as_text(report))
     return 0
+
+
+def _check(folder: RunFolder) -> int:
+    findings = check(folder)
+    for finding in findings:
+        print(finding)
+    if findings:
+        print(f"`captionmill repair {folder.path}` keeps what is there and asks again only for what is lost")
+        return exit_codes.STOPPED
+    print(f"{folder.path}: whole")
+    return exit_codes.ANSWERED
 
 
 def _as_json(report: RunReport) -> str:

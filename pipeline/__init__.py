@@ -37,6 +37,8 @@ nouns only; wiring imports anything (tests/test_layers.py).
              deadline    when a run is to be over
              live        the state of a run that is going on
              mill        a whole run
+             checkup     whether a run folder fits together
+             repair      a damaged one -> one that goes on
              report      what a run came to
              pages       the same as web pages
     endpoint/            the built-in endpoint, apart: describer, completions, server

@@ -146,6 +146,8 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.run_json)
+            for folder in (self.path, self.path.parent):  # their names last through a power cut too
+                _sync(folder)
         except OSError as error:
             raise RunError(f"{self.run_json}: cannot be written ({error.strerror})", kind="disk") from error
 
@@ -209,6 +211,14 @@ def _lock_exclusively(descriptor: int) -> None:
         else:
             return
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _show(settings: Mapping[str, Any], name: str) -> str:

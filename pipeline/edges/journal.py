@@ -8,9 +8,10 @@ Failed rows keep their record here, since they may be tried again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,8 +119,7 @@ class Journal:
             else:
                 failed.append((entry.id, entry.failure_kind, entry.record))
         self._check_still_there()
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._changing():
             # an id that is finished already (a manifest that changed during the run) keeps its first answer
             self._db.executemany("INSERT OR IGNORE INTO finished VALUES (?, ?, ?)", finished)
             self._db.executemany(
@@ -128,21 +128,60 @@ class Journal:
             )
             self._db.executemany("INSERT OR REPLACE INTO failed VALUES (?, ?, ?)", failed)
             self._db.executemany("DELETE FROM failed WHERE id = ?", answered_ids)
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            self._roll_back()
-            raise RunError(f"{self.path}: cannot be written ({error})", kind="disk") from error
         self._next_seq = seq
 
     def note_part(self, part: Part) -> None:
         """The part has its final name: its records need no longer wait."""
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._changing():
             self._db.execute(
                 "INSERT INTO parts VALUES (?, ?, ?, ?)",
                 (part.number, part.first_seq, part.last_seq, part.rows),
             )
             self._db.execute("DELETE FROM waiting WHERE seq BETWEEN ? AND ?", (part.first_seq, part.last_seq))
+
+    # ---- mending
+
+    def check_whole(self) -> None:
+        """Raises RunError where any page of the file is damaged."""
+        (first,) = self._query("PRAGMA quick_check(1)")[0]
+        if first != "ok":
+            raise RunError(f"{self.path}: damaged ({first})", kind="journal")
+
+    def ids_of(self, part: Part) -> list[str]:
+        """The ids whose answers went into a part."""
+        ids = self._query("SELECT id FROM finished WHERE seq BETWEEN ? AND ?", part.first_seq, part.last_seq)
+        return [identity for (identity,) in ids]
+
+    def forget(self, part: Part, ids: Iterable[str], rows_left: int) -> None:
+        """The answers of these rows are lost: they count as not asked. rows_left: of the part."""
+        with self._changing():
+            self._db.executemany("DELETE FROM finished WHERE id = ?", ((i,) for i in ids))
+            if rows_left:
+                self._db.execute("UPDATE parts SET rows = ? WHERE number = ?", (rows_left, part.number))
+            else:
+                self._db.execute("DELETE FROM parts WHERE number = ?", (part.number,))
+
+    def adopt(self, number: int, contents: Mapping[str, int]) -> None:
+        """Take in a part that is on disk: id -> hash of what was asked."""
+        first = self._next_seq
+        with self._changing():
+            self._db.executemany(
+                "INSERT INTO finished VALUES (?, ?, ?)",
+                ((i, first + n, content) for n, (i, content) in enumerate(contents.items())),
+            )
+            self._db.executemany("DELETE FROM failed WHERE id = ?", ((i,) for i in contents))
+            self._db.execute(
+                "INSERT INTO parts VALUES (?, ?, ?, ?)",
+                (number, first, first + len(contents) - 1, len(contents)),
+            )
+        self._next_seq = first + len(contents)
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One transaction. Raises RunError where it could not be made."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
@@ -235,3 +274,23 @@ class Journal:
             return self.parts(), [record for _, record in self.waiting(-1)]
         finally:
             self._query("COMMIT")
+
+
+def salvage(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """What a damaged journal still gives: records that wait for a part, and (kind, record) of failed rows.
+
+    Read from both ends up to where it is damaged. Empty where it is no database at all.
+    """
+    waiting: dict[int, str] = {}
+    failed: dict[str, tuple[str, str]] = {}
+    if not path.exists():
+        return [], []
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        for order in ("ASC", "DESC"):
+            with contextlib.suppress(sqlite3.Error):
+                for seq, record in database.execute(f"SELECT seq, record FROM waiting ORDER BY seq {order}"):  # noqa: S608
+                    waiting[seq] = record
+            with contextlib.suppress(sqlite3.Error):
+                for identity, kind, record in database.execute(f"SELECT * FROM failed ORDER BY id {order}"):  # noqa: S608
+                    failed[identity] = (kind, record)
+    return [waiting[seq] for seq in sorted(waiting)], list(failed.values())

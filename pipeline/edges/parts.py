@@ -250,6 +250,17 @@ def remove_temporary(folder: Path) -> int:
     return len(left)
 
 
+def on_disk(folder: Path) -> dict[int, Path]:
+    """The parts in a folder, by number."""
+    found = ((part_number(path), path) for path in sorted(folder.glob("*.parquet")))
+    return {number: path for number, path in found if number is not None}
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Some columns of a part. Raises RunError where it is no whole Parquet file."""
+    return [row for batch in read_batches([path], columns) for row in batch.to_pylist()]
+
+
 def count_rows(path: Path) -> int:
     """Rows by the footer. Raises RunError where it is no whole Parquet file."""
     try:

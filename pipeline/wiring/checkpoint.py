@@ -176,15 +176,11 @@ def open_checkpoint(folder: RunFolder, rows_per_part: int) -> Checkpoint:
     Raises RunError where the folder does not fit together (a part or the journal is missing), since
     going on would then lose or double paid answers.
     """
-    on_disk = {
-        number: path
-        for path in folder.results.glob("*.parquet")
-        if (number := parts.part_number(path)) is not None
-    }
+    on_disk = parts.on_disk(folder.results)
     if on_disk and not folder.journal.exists():
         raise RunError(
             f"{folder.journal}: missing, but {folder.results} holds {len(on_disk)} parts; without it nobody"
-            " knows what is finished. Put it back, or start a new folder with -o",
+            f" knows what is finished. Put it back, or `captionmill repair {folder.path}`",
             kind="damaged_run",
         )
     parts.remove_temporary(folder.results)
@@ -205,13 +201,15 @@ def _reconcile(journal: Journal, on_disk: dict[int, Path]) -> None:
     if missing := sorted(noted.keys() - on_disk.keys()):
         names = ", ".join(parts.part_name(n) for n in missing[:5])
         raise RunError(
-            f"{journal.path.parent / 'results'}: {names} missing, though the journal knows of it; put it back",
+            f"{journal.path.parent / 'results'}: {names} missing, though the journal knows of it; put it back,"
+            f" or `captionmill repair {journal.path.parent}`",
             kind="damaged_run",
         )
     for number, rows in noted.items():
         if (found := parts.count_rows(on_disk[number])) != rows:
             raise RunError(
-                f"{on_disk[number]}: {found} rows, the journal knows of {rows}; put the right file back",
+                f"{on_disk[number]}: {found} rows, the journal knows of {rows}; put the right file back,"
+                f" or `captionmill repair {journal.path.parent}`",
                 kind="damaged_part",
             )
     for number in sorted(on_disk.keys() - noted.keys()):

@@ -105,12 +105,16 @@ class Mill:
         if _has_answers(folder):
             if not folder.run_json.exists():
                 raise RunError(
-                    f"{folder.run_json}: missing, so nobody knows to which settings these answers belong; put it back",
+                    f"{folder.run_json}: missing, so nobody knows to which settings these answers belong;"
+                    f" put it back, or `captionmill repair {folder.path}`",
                     kind="damaged_run",
                 )
-            if not job.is_moved:
-                folder.check_same_source(job.source.resolve())
-            folder.check_same_answers(config.answer_settings(), IMAGE_DEFAULTS)
+            if folder.read_run().get("settings_lost"):  # after a repair
+                tell("source and settings of the earlier answers are not known; these are taken for them")
+            else:
+                if not job.is_moved:
+                    folder.check_same_source(job.source.resolve())
+                folder.check_same_answers(config.answer_settings(), IMAGE_DEFAULTS)
         manifest = Manifest(
             job.source, config.prompt, config.limit, config.allow_outside, config.allow_remote
         )
