@@ -74,8 +74,8 @@ def rows(count: int) -> list[Row]:
     return [Row(f"r{i:06d}", (f"{i}.jpg",), (f"/{i}.jpg",), f"[row r{i:06d}]") for i in range(count)]
 
 
-def build(row: Row, _pictures: object) -> bytes:
-    return row.prompt.encode()
+def build(row: Row, _pictures: object, answer_tokens: int | None = None) -> bytes:
+    return row.prompt.encode() + (b" at most %d" % answer_tokens if answer_tokens else b"")
 
 
 def estimate(_row: Row, _pictures: object) -> TokenEstimate:

@@ -217,6 +217,10 @@ class LimitSettings(Group):
         "auto", description="steer by x-ratelimit-*; auto: unless a relay answers"
     )
     max_retries: int = Field(8, ge=0, le=100, description="further attempts for a row after the first")
+    retry_length: PositiveInt | None = Field(
+        None,
+        description="ask once more, with this as max_tokens, where an answer was cut off (paid twice) [never]",
+    )
     max_wait: float = Field(
         120.0, gt=0, le=86_400, description="longest pause in seconds that a server's Retry-After is granted"
     )
@@ -320,6 +324,15 @@ class RunConfig(ChatSettings, ImageSettings, LimitSettings, EndpointSettings, Ru
         if self.endpoint and given:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise ValueError(f"{names}: with [[endpoint]] entries each has its own; set it there")
+        return self
+
+    @model_validator(mode="after")
+    def _longer_than_before(self) -> Self:
+        longest = self.max_completion_tokens or self.max_tokens
+        if self.retry_length is not None and (longest is None or self.retry_length <= longest):
+            raise ValueError(
+                f"--retry-length {self.retry_length}: more than --max-tokens ({longest or 'not set'}) is needed"
+            )
         return self
 
     def endpoints(self) -> tuple[EndpointEntry, ...]:

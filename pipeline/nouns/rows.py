@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 
 from .errors import RowError
@@ -119,6 +119,11 @@ class Usage:
     @property
     def is_reported(self) -> bool:
         return self.prompt_tokens is not None
+
+    def __add__(self, other: Usage) -> Usage:
+        """Both together; a count that either lacks counts as the other's."""
+        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return Usage(*((a or 0) + (b or 0) if (a, b) != (None, None) else None for a, b in pairs))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,17 +32,21 @@ class RequestBuilder:
         head |= chat.param or {}
         head["stream"] = False
         messages = _json([{"role": "system", "content": chat.system}])[1:-1] + b"," if chat.system else b""
-        self._head = (
-            _json(head)[:-1]
-            + b',"messages":['
-            + messages
-            + b'{"role":"user","content":[{"type":"text","text":'
-        )
+        self._parameters = head
+        self._messages = b',"messages":[' + messages + b'{"role":"user","content":[{"type":"text","text":'
+        self._head = _json(head)[:-1] + self._messages
+        self._bound = "max_completion_tokens" if chat.max_completion_tokens else "max_tokens"
         self._picture_end = (f'","detail":"{chat.detail}"}}}}' if chat.detail else '"}}').encode()
 
-    def build(self, row: Row, pictures: Sequence[Picture]) -> bytes:
-        """The body for one row: the text, then its pictures in their order."""
-        pieces = [self._head, _json(row.prompt), b"}"]
+    def build(self, row: Row, pictures: Sequence[Picture], answer_tokens: int | None = None) -> bytes:
+        """The body for one row: the text, then its pictures in their order.
+
+        answer_tokens: how long the answer may be, where that is not what the run says.
+        """
+        head = self._head
+        if answer_tokens is not None:
+            head = _json(self._parameters | {self._bound: answer_tokens})[:-1] + self._messages
+        pieces = [head, _json(row.prompt), b"}"]
         for picture in pictures:
             pieces += (
                 b',{"type":"image_url","image_url":{"url":"data:%b;base64,' % picture.mime.encode(),

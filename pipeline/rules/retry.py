@@ -2,6 +2,7 @@
 
 Which failure is worth another attempt is in its class (see errors.py): TransientError is, the rest
 is not. A 429 was not paid for and says nothing about the row, so it has a bound of its own, far away.
+An empty answer is asked for twice at most: the next will hardly say more, and somebody may bill it.
 An AccountError is tried again too, until `health` believes it: relays give 401 for trouble in their
 database, and one such word should not end a night's run.
 """
@@ -23,6 +24,7 @@ T = TypeVar("T")
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 60.0
 MOST_REFUSALS = 100
+MOST_EMPTY = 2
 
 
 def backoff_seconds(attempt: int, chance: random.Random) -> float:
@@ -58,7 +60,7 @@ def retrying(
 
     return AsyncRetrying(
         retry=retry_if_exception_type((TransientError, AccountError)),
-        stop=lambda state: _counted(state) > max_retries or is_stopping(),
+        stop=lambda state: _counted(state) > max_retries or is_stopping() or _is_empty_again(state),
         wait=wait,
         sleep=asyncio.sleep,
         before_sleep=tell,
@@ -72,9 +74,17 @@ def _counted(state: RetryCallState) -> int:
     return state.attempt_number - min(refusals, MOST_REFUSALS)
 
 
+def _is_empty_again(state: RetryCallState) -> bool:
+    empty: int = state.kwargs["refusals"].empty
+    return empty >= MOST_EMPTY
+
+
 @dataclass(slots=True)
 class _Refusals:
+    """Of one row. count: for a limit. empty: answers that said nothing."""
+
     count: int = 0
+    empty: int = 0
 
 
 async def call(policy: AsyncRetrying, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -95,6 +105,9 @@ async def call(policy: AsyncRetrying, attempt: Callable[[], Awaitable[T]]) -> T:
             return await attempt()
         except RateLimited:
             refusals.count += 1
+            raise
+        except TransientError as error:
+            refusals.empty += error.kind == "empty_answer"
             raise
 
     return await policy.copy()(again, refusals=_Refusals())

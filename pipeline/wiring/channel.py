@@ -24,7 +24,7 @@ class EndpointSteps:
     """What is done to a row at one endpoint, in order. Tests pass plain functions, jobs the real ones."""
 
     estimate: Callable[[Row, tuple[Picture, ...]], TokenEstimate]
-    build: Callable[[Row, tuple[Picture, ...]], bytes]
+    build: Callable[[Row, tuple[Picture, ...], int | None], bytes]
     post: Callable[[bytes], Awaitable[HttpAnswer]]
     read: Callable[[HttpAnswer], Reply]
     report: Callable[[HttpAnswer], tuple[LimitReport | None, LimitReport | None]]
@@ -71,6 +71,8 @@ class Channel:
     in_flight: int = 0
     put_aside: RunError | None = None
     _probe: Ticket | None = None
+    _fewer: int | None = None  # places, since a relay said that the money is gone
+    _fewer_since: float = 0.0
 
     def __repr__(self) -> str:
         return f"<Channel {self.name} {self.in_flight}/{self.most_in_flight_now} out, {self.limiter}>"
@@ -81,7 +83,8 @@ class Channel:
     def most_in_flight_now(self) -> int:
         """What concurrency is allowed at the moment; moves where it is found out."""
         concurrency = self.concurrency
-        return concurrency if isinstance(concurrency, int) else concurrency.limit
+        now = concurrency if isinstance(concurrency, int) else concurrency.limit
+        return now if self._fewer is None else min(now, self._fewer)
 
     @property
     def ceiling(self) -> int:
@@ -138,10 +141,15 @@ class Channel:
 
     # ---- one attempt
 
-    async def send(self, ticket: Ticket, row: Row, pictures: tuple[Picture, ...]) -> Reply:
-        """One POST and what it teaches. Raises an AnswerError where no answer came."""
+    async def send(
+        self, ticket: Ticket, row: Row, pictures: tuple[Picture, ...], answer_tokens: int | None = None
+    ) -> Reply:
+        """One POST and what it teaches. Raises an AnswerError where no answer came.
+
+        answer_tokens: how long the answer may be, where that is not what the run says.
+        """
         loop = asyncio.get_running_loop()
-        body = self.steps.build(row, pictures)
+        body = self.steps.build(row, pictures, answer_tokens)
         ticket.sent_at = loop.time()
         try:
             answer = await self.steps.post(body)
@@ -170,6 +178,19 @@ class Channel:
         self.limiter.settle(now, ticket.admission, used_tokens)
         self.pace.sent(now, used_tokens - ticket.reserved_tokens)
 
+    def _may_be_precharge(self, error: AnswerError) -> bool:
+        """A relay charges prompt and max_tokens ahead for all that is out, so money may be left for fewer."""
+        return error.kind == "no_quota" and error.http_status == 403 and self.health.has_answered
+
+    def _ask_fewer(self, ticket: Ticket, error: AnswerError, now: float) -> bool:
+        """The first time go on with a quarter of the places. True where that was done before and did not help."""
+        if self._fewer is None:
+            self._fewer, self._fewer_since = max(1, self.in_flight // 4), now
+            self.tell(
+                f"{self.name}: {error}; going on with {self._fewer} requests at once, it charges ahead for each"
+            )
+        return ticket.sent_at > self._fewer_since
+
     def recorded(self, failure: Failure | None) -> None:
         """A row that ended here is safe. Raises RunError where the endpoint is to be given up for how it ended."""
         if failure is not None:
@@ -185,6 +206,8 @@ class Channel:
         is_overload = error.kind in OVERLOAD_KINDS
         if isinstance(self.concurrency, ConcurrencyController) and is_overload:
             self.concurrency.overloaded(now)
+        if self._may_be_precharge(error) and not self._ask_fewer(ticket, error, now):
+            return
         was_probing, was_shortened = self.health.is_probing, self.health.shortened_pause_until is not None
         hold_seconds = self.health.attempt_failed(error, row_id, attempt, ticket.sent_at, now, is_overload)
         if isinstance(error, RateLimited):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..nouns.errors import RowError
 from ..nouns.rows import Picture, Row, TokenEstimate
@@ -20,10 +20,15 @@ from .channel import Channel, Ticket
 
 @dataclass(slots=True, eq=False)
 class Ask:
-    """A row that wants to be sent. avoid: endpoints that refused it for reasons of their own account."""
+    """A row that wants to be sent.
+
+    answer_tokens: how long its answer may be, None as the run says. avoid: endpoints that refused it for
+    reasons of their own account.
+    """
 
     row: Row
     pictures: tuple[Picture, ...]
+    answer_tokens: int | None = None
     avoid: set[Channel] = field(default_factory=set)
 
 
@@ -129,6 +134,8 @@ class Gate:
         refusal = None
         for channel in [c for c in in_service if c not in waiter.ask.avoid] or in_service:
             estimate = channel.steps.estimate(waiter.ask.row, waiter.ask.pictures)
+            if (longer := waiter.ask.answer_tokens) is not None:
+                estimate = replace(estimate, longest_answer=longer, likely_answer=longer)
             try:
                 channel.limiter.refuse_impossible(channel.reservation(estimate))
             except RowError as error:

@@ -18,7 +18,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from ..nouns.config import LimitSettings
@@ -97,6 +97,7 @@ class Runner:
         self.tally = tally
         self._now = now
         self._retrying = retrying(limits.max_retries, chance, lambda: self._is_stopping, self._will_retry)
+        self._retry_length = limits.retry_length
         self._is_stopping = False
         self.stopped_by: RunError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -220,11 +221,31 @@ class Runner:
             trace.pictures = pictures
             ask = Ask(row, pictures)
             reply = await call(self._retrying, lambda: self._attempt(ask, trace))
+            if self._retry_length is not None and _is_cut(reply):
+                reply = await self._ask_longer(replace(ask, answer_tokens=self._retry_length), reply, trace)
         except (RowError, TransientError, AccountError) as error:
             if self._is_stopping and not isinstance(error, RowError):
                 return None
             return self._outcome(row, trace, failure=Failure(error.kind, str(error), error.http_status))
         return self._outcome(row, trace, reply=reply)
+
+    async def _ask_longer(self, ask: Ask, cut: Reply, trace: _Trace) -> Reply:
+        """Once more with room for a longer answer; its usage is that of both. The one that was cut, where none comes."""
+        if self._is_stopping:
+            return cut
+        self.tally.retries += 1
+        last = trace.last
+        try:
+            longer = await self._attempt(ask, trace)
+        except (RowError, TransientError, AccountError):
+            trace.last = last
+            return cut
+        except asyncio.CancelledError:
+            if not self._is_stopping:
+                raise
+            trace.last = last  # the answer that was cut is paid for, and is saved
+            return cut
+        return replace(longer, usage=cut.usage + longer.usage)
 
     async def _attempt(self, ask: Ask, trace: _Trace) -> Reply:
         """One attempt that counts. What an endpoint has against our account, that it cannot be reached or
@@ -264,7 +285,7 @@ class Runner:
         trace.attempts += 1
         self.tally.attempts += 1
         try:
-            return await ticket.channel.send(ticket, ask.row, ask.pictures)
+            return await ticket.channel.send(ticket, ask.row, ask.pictures, ask.answer_tokens)
         except AnswerError as error:
             self._failed(error, ask, trace, ticket)
             raise
@@ -349,6 +370,10 @@ class Runner:
             tally.unpriced += 1
         else:
             tally.cost_usd = (tally.cost_usd or Decimal(0)) + outcome.cost_usd
+
+
+def _is_cut(reply: Reply) -> bool:
+    return all(choice.finish == "length" for choice in reply.choices)
 
 
 def _named(channel: Channel) -> str:
