@@ -28,6 +28,7 @@ from pipeline.wiring.mill import Job, Mill
 
 from . import exit_codes, progress
 from .arguments import Parser, add_settings, default_run_path, read_endpoints, read_settings
+from .open_files import make_room
 from .output import silence
 
 # what to do about it, by the kind of the error that stopped a run
@@ -39,6 +40,7 @@ HINTS = {
     "wrong_address": "check the address: {endpoint}",
     "cannot_connect": "check the network and the address {endpoint}",
     "disk": "make room on the disk",
+    "open_files": "raise the limit (ulimit -n), or give a smaller --concurrency",
 }
 
 
@@ -100,7 +102,7 @@ def _job(arguments: Namespace) -> Job:
         source, kinds = Path(kinds), ""
     if source is None:
         raise UsageError("SOURCE is needed: a folder, or a .csv, .jsonl or .parquet manifest")
-    config = read_settings(arguments)
+    config = make_room(read_settings(arguments), _tell)
     return Job(
         source=source,
         run_path=arguments.output or default_run_path(source),

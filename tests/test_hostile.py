@@ -161,6 +161,32 @@ def test_refusals_without_a_word_of_the_limit_fail_no_row(tmp_path):
     assert len(results(tmp_path / "run")) == 24
 
 
+def with_open_files(
+    soft: int, hard: int, folder: Path, url: str, *more: object
+) -> subprocess.CompletedProcess[str]:
+    """The command where so many files may be open."""
+    limits = f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@"'
+    line = ["bash", "-c", limits, "bash", *command("caption", "p", *MODEL, "-o", "run", *more)]
+    return subprocess.run(
+        line, env=environment(url), cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_few_open_files(tmp_path):
+    """The soft limit is raised; where the hard one is too low, fewer are sent at once, or a given number is refused."""
+    draw_pictures(tmp_path / "p", 200)
+    with serving(EndpointSettings(latency_seconds=0.1)) as url:
+        refused = with_open_files(40, 90, tmp_path, url, "--concurrency", 128)
+        assert refused.returncode == 2
+        assert "128 requests at once need 192 open files and this system allows 90" in refused.stderr
+        fewer = with_open_files(40, 90, tmp_path, url, "--limit", 100)
+        assert fewer.returncode == 0, fewer.stderr
+        assert "at most 26 requests at once" in fewer.stderr
+        raised = with_open_files(40, 2000, tmp_path, url, "--concurrency", 128)
+        assert raised.returncode == 0, raised.stderr
+    assert len(results(tmp_path / "run")) == 200
+
+
 # ------------------------------------------------------------------------------- the folder
 
 

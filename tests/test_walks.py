@@ -394,6 +394,10 @@ def test_a_server_with_every_fault(tmp_path):
         done = captionmill(
             "caption", "p", *MODEL, "-o", "run", "--concurrency", 16, base_url=url, cwd=tmp_path
         )
+        if done.returncode == 1:  # twice empty is a failed row
+            done = captionmill(
+                "caption", "p", *MODEL, "-o", "run", "--retry-failed", base_url=url, cwd=tmp_path
+            )
         account = stats(url)
     assert done.returncode == 0, done.stderr
     assert len(results(tmp_path / "run")) == 100

@@ -6,6 +6,7 @@ Knows nothing of retries, limits or what an answer means.
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import re
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 
-from ..nouns.errors import AccountError, ConnectionLost, UsageError
+from ..nouns.errors import AccountError, ConnectionLost, RunError, UsageError
 from ..nouns.rows import HttpAnswer
 
 SHORTEST_SECRET = 12
@@ -163,7 +164,7 @@ class ChatClient:
         """Send one chat request.
 
         Raises ConnectionLost where no whole answer came back, AccountError where the certificate
-        is not trusted.
+        is not trusted, RunError where this process may not open another connection.
         """
         try:
             return await self._post(body)
@@ -185,6 +186,8 @@ class ChatClient:
                 f"{self._name}: half an answer, then nothing for {self._silence_seconds:g} s", kind="timeout"
             ) from None
         except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, ssl.SSLError) as error:
+            if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+                raise RunError(f"{self._name}: {_reason(error)}", kind="open_files") from None
             raise ConnectionLost(
                 f"{self._name}: cannot connect ({_reason(error)})", kind="cannot_connect"
             ) from None

@@ -1,0 +1,40 @@
+"""How many files and connections this process may have open: raised as far as the system lets it."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+
+from pipeline.nouns.config import RunConfig
+from pipeline.nouns.errors import UsageError
+
+FOR_THE_REST = 64  # journal, parts, pictures, Python itself
+
+
+def make_room(config: RunConfig, tell: Callable[[str], None]) -> RunConfig:
+    """The configuration with no more requests at once than connections may be open.
+
+    Raises UsageError where a number was given that the system does not allow.
+    """
+    entries = config.endpoints()
+    needed = sum(entry.concurrency or config.max_concurrency for entry in entries) + FOR_THE_REST
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return config
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    except (OSError, ValueError):  # macOS has a bound of its own
+        allowed = soft
+    if allowed >= needed:
+        return config
+    given = sum(entry.concurrency or 0 for entry in entries)
+    found_out = sum(entry.concurrency is None for entry in entries)
+    most = (allowed - FOR_THE_REST - given) // found_out if found_out else 0
+    if most < 1:
+        raise UsageError(
+            f"{needed - FOR_THE_REST} requests at once need {needed} open files and this system allows {allowed}:"
+            f" raise it (ulimit -n), or --concurrency {max(1, allowed - FOR_THE_REST)}"
+        )
+    tell(f"at most {most} requests at once: this system allows {allowed} open files (ulimit -n)")
+    return config.model_copy(update={"max_concurrency": most})
