@@ -230,6 +230,8 @@ def _explain(error: Any, flags: dict[str, Any], file_path: Path | None) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if location[0] == "endpoint" and len(location) < 3:  # a key may stand in what is there instead
         return f"{where}: a list is needed: entries that begin with [[endpoint]], in double brackets"
+    if name == "proxy":  # it may hold a password
+        return f"{where}: {message}"
     if name == "api_key_env":  # what stands there may well be the key
         return f"{where}: the NAME of a variable is needed here, never the key itself"
     return f"{where}: {message} (got {error['input']!r:.60}; {fields[name].description})"

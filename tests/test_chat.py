@@ -236,6 +236,30 @@ def test_a_connection_closed_in_the_moment_of_its_reuse_is_no_failure():
     assert len(served) == 5
 
 
+@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nContent-Le"])
+def test_a_request_that_was_read_is_sent_twice_at_most(begun):
+    """A server that reads and closes each time, or begins an answer, gets no flood of the same paid request."""
+    served, seen = set(), []
+
+    async def handler(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if id(writer) not in served:
+            served.add(id(writer))
+            writer.write(response(b"ok"))
+            return
+        seen.append(request)
+        writer.write(begun)
+        await writer.drain()
+        writer.close()
+        raise ConnectionError
+
+    if begun:
+        with pytest.raises(ConnectionLost):
+            against(handler, posts=2)
+    else:
+        against(handler, posts=2)
+    assert len(seen) == 1
+
+
 def test_a_proxy_is_used():
     """The request goes to the proxy, with the endpoint's whole address in it."""
     seen = []

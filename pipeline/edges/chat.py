@@ -29,7 +29,7 @@ _ONE_PIECE_BYTES = 2**20
 # uvicorn, and so vLLM, closes idle connections after 5 s; a POST that meets the close is not re-sent
 _KEEPALIVE_SECONDS = 4.0
 # a server that closes a connection in the moment it is used again; later than this it was at work on the request
-_RACE_SECONDS = 5.0
+_RACE_SECONDS = 0.5
 _VERSION_SEGMENT = re.compile(r"/v\d+\w*(/|$)")
 _LOOPBACK = ("localhost", "127.", "[::1]", "::1")
 
@@ -191,15 +191,17 @@ class ChatClient:
             raise ConnectionLost(
                 f"{self._name}: cannot connect ({_reason(error)})", kind="cannot_connect"
             ) from None
+        except (aiohttp.InvalidURL, ValueError):  # its message repeats the address, and a password in it
+            raise AccountError(f"{self._name}: the proxy's address is not usable", kind="proxy") from None
         except (aiohttp.ClientError, OSError) as error:
             raise ConnectionLost(
                 f"{self._name}: connection lost ({_reason(error)})", kind="connection"
             ) from None
 
     async def _post(self, body: bytes) -> HttpAnswer:
-        """Over a connection that the server is just closing, again at once: nobody has read the request."""
+        """Over a connection that the server is just closing, once more at once: nobody has read the request."""
         assert self._session is not None, "use `async with`"  # noqa: S101
-        while True:
+        for is_last in (False, True):
             data = body if len(body) < _ONE_PIECE_BYTES else io.BytesIO(body)
             trip, sent_at = _Trip(), time.monotonic()
             try:
@@ -207,9 +209,12 @@ class ChatClient:
                     self.endpoint.url, data=data, allow_redirects=False, trace_request_ctx=trip
                 ) as response:
                     return HttpAnswer(response.status, response.headers, await self._read(response))
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                if not trip.is_reused or time.monotonic() - sent_at > _RACE_SECONDS:
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                has_begun = not isinstance(getattr(error, "message", ""), str)  # of the answer
+                is_late = time.monotonic() - sent_at > _RACE_SECONDS
+                if is_last or has_begun or is_late or not trip.is_reused:
                     raise
+        raise AssertionError("the last attempt returns or raises")
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         chunks, size, loop = [], 0, asyncio.get_running_loop()

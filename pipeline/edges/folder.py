@@ -132,7 +132,7 @@ class RunFolder:
         if run.get("schema_version") != RUN_SCHEMA_VERSION:
             raise RunError(
                 f"{self.run_json}: not of version {RUN_SCHEMA_VERSION}, which this program reads",
-                kind="damaged_run",
+                kind="version",
             )
         return run
 

@@ -71,7 +71,9 @@ class Journal:
             self._next_seq = self._last_seq() + 1
             self._inode = path.stat().st_ino
         except sqlite3.Error as error:
-            raise RunError(f"{path}: cannot be used as a journal ({error})", kind="journal") from error
+            is_closed = isinstance(error, sqlite3.OperationalError) and "readonly" in str(error)
+            kind = "disk" if is_closed else "journal"
+            raise RunError(f"{path}: cannot be used as a journal ({error})", kind=kind) from error
 
     def _connect(self, create: bool) -> sqlite3.Connection:
         mode = "rwc" if create else "rw"
@@ -91,7 +93,8 @@ class Journal:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version != SCHEMA_VERSION:
             raise RunError(
-                f"{self.path}: journal version {version}, this program reads {SCHEMA_VERSION}", kind="journal"
+                f"{self.path}: journal version {version}, this program reads {SCHEMA_VERSION}",
+                kind="version" if version > SCHEMA_VERSION else "journal",
             )
 
     def _last_seq(self) -> int:
@@ -152,19 +155,37 @@ class Journal:
         ids = self._query("SELECT id FROM finished WHERE seq BETWEEN ? AND ?", part.first_seq, part.last_seq)
         return [identity for (identity,) in ids]
 
-    def forget(self, part: Part, ids: Iterable[str], rows_left: int) -> None:
-        """The answers of these rows are lost: they count as not asked. rows_left: of the part."""
+    def waiting_among(self, ids: Sequence[str]) -> list[str]:
+        """Those of these rows whose answer is in no part yet."""
+        found = self._query(
+            "SELECT id FROM finished WHERE id IN (SELECT value FROM json_each(?))"
+            " AND seq IN (SELECT seq FROM waiting)",
+            json.dumps(list(ids)),
+        )
+        return [identity for (identity,) in found]
+
+    def forget(self, part: Part, ids: Iterable[str]) -> None:
+        """The part does not hold these answers: its rows count as not asked."""
         with self._changing():
             self._db.executemany("DELETE FROM finished WHERE id = ?", ((i,) for i in ids))
-            if rows_left:
-                self._db.execute("UPDATE parts SET rows = ? WHERE number = ?", (rows_left, part.number))
-            else:
-                self._db.execute("DELETE FROM parts WHERE number = ?", (part.number,))
+            self._db.execute("DELETE FROM parts WHERE number = ?", (part.number,))
 
-    def adopt(self, number: int, contents: Mapping[str, int]) -> None:
-        """Take in a part that is on disk: id -> hash of what was asked."""
-        first = self._next_seq
+    def adopt(self, number: int, contents: Mapping[str, int], waiting: Iterable[str]) -> None:
+        """Take in a part that is on disk: id -> hash of what was asked. waiting: those that wait, no longer need to.
+
+        It gets sequence numbers before all others, so that no part to come spans it.
+        """
+        gone = [(i,) for i in waiting]
         with self._changing():
+            (least,) = self._db.execute(
+                "SELECT min(0, coalesce((SELECT min(seq) FROM finished), 0),"
+                " coalesce((SELECT min(first_seq) FROM parts), 0))"
+            ).fetchone()
+            first = least - len(contents)
+            self._db.executemany(
+                "DELETE FROM waiting WHERE seq = (SELECT seq FROM finished WHERE id = ?)", gone
+            )
+            self._db.executemany("DELETE FROM finished WHERE id = ?", gone)
             self._db.executemany(
                 "INSERT INTO finished VALUES (?, ?, ?)",
                 ((i, first + n, content) for n, (i, content) in enumerate(contents.items())),
@@ -174,7 +195,6 @@ class Journal:
                 "INSERT INTO parts VALUES (?, ?, ?, ?)",
                 (number, first, first + len(contents) - 1, len(contents)),
             )
-        self._next_seq = first + len(contents)
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
@@ -279,11 +299,11 @@ class Journal:
 def salvage(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
     """What a damaged journal still gives: records that wait for a part, and (kind, record) of failed rows.
 
-    Read from both ends up to where it is damaged. Empty where it is no database at all.
+    Read from both ends up to where it is damaged, and one by one between. Empty where it is no database.
     """
     waiting: dict[int, str] = {}
     failed: dict[str, tuple[str, str]] = {}
-    if not path.exists():
+    if not path.is_file():
         return [], []
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         for order in ("ASC", "DESC"):
@@ -293,4 +313,12 @@ def salvage(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
             with contextlib.suppress(sqlite3.Error):
                 for identity, kind, record in database.execute(f"SELECT * FROM failed ORDER BY id {order}"):  # noqa: S608
                     failed[identity] = (kind, record)
+        for seq in _gaps(waiting):
+            with contextlib.suppress(sqlite3.Error):
+                for (record,) in database.execute("SELECT record FROM waiting WHERE seq = ?", (seq,)):
+                    waiting[seq] = record
     return [waiting[seq] for seq in sorted(waiting)], list(failed.values())
+
+
+def _gaps(found: Mapping[int, str]) -> list[int]:
+    return [seq for seq in range(min(found), max(found)) if seq not in found] if found else []

@@ -17,7 +17,7 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from ..nouns.errors import RunError
-from ..nouns.rows import Choice, Outcome
+from ..nouns.rows import Choice, Outcome, Row
 
 SCHEMA_VERSION = 1
 _TIME = pa.timestamp("ms", tz="UTC")
@@ -89,7 +89,7 @@ def part_name(number: int) -> str:
 def part_number(path: Path) -> int | None:
     """The number in a part's name; None for any other file."""
     digits = path.name.removeprefix("part-").removesuffix(".parquet")
-    is_part = path.name == f"part-{digits}.parquet" and digits.isdecimal()
+    is_part = digits.isdecimal() and path.name == part_name(int(digits))
     return int(digits) if is_part else None
 
 
@@ -227,6 +227,7 @@ def write_table(path: Path, records: Iterable[str]) -> int:
         sync(path.parent)
     except (OSError, pa.ArrowException) as error:
         raise RunError(f"{path}: cannot be written ({error})", kind="disk") from error
+    pa.default_memory_pool().release_unused()  # or a night's parts keep the largest of each size
     return rows
 
 
@@ -256,9 +257,26 @@ def on_disk(folder: Path) -> dict[int, Path]:
     return {number: path for number, path in found if number is not None}
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Some columns of a part. Raises RunError where it is no whole Parquet file."""
-    return [row for batch in read_batches([path], columns) for row in batch.to_pylist()]
+def read_part(path: Path) -> dict[str, int]:
+    """Read a whole part: id -> hash of what was asked.
+
+    Raises RunError: `damaged_part` where a column cannot be read or an id is missing or there twice, `disk`
+    where the file cannot be opened.
+    """
+    contents: dict[str, int] = {}
+    rows = 0
+    for batch in read_batches([path], SCHEMA.names):
+        rows += batch.num_rows
+        asked = zip(*(batch[name].to_pylist() for name in ("id", "image", "prompt")), strict=True)
+        contents |= {identity: content_hash(images, prompt) for identity, images, prompt in asked if identity}
+    if len(contents) != rows:
+        raise RunError(f"{path}: damaged (an id is missing or there twice)", kind="damaged_part")
+    return contents
+
+
+def content_hash(images: Sequence[str] | None, prompt: str | None) -> int:
+    """Of what a row asked, by its columns: as the row itself has it."""
+    return Row("", tuple(images or ()), (), prompt or "").content_hash
 
 
 def count_rows(path: Path) -> int:
@@ -266,7 +284,7 @@ def count_rows(path: Path) -> int:
     try:
         return int(pq.read_metadata(path).num_rows)
     except (OSError, pa.ArrowException) as error:
-        raise RunError(f"{path}: damaged ({error})", kind="damaged_part") from error
+        raise _unreadable(path, error) from error
 
 
 def read_ids(path: Path) -> set[str]:
@@ -274,7 +292,14 @@ def read_ids(path: Path) -> set[str]:
     try:
         return set(pq.read_table(path, columns=["id"])["id"].to_pylist())
     except (OSError, pa.ArrowException) as error:
-        raise RunError(f"{path}: damaged ({error})", kind="damaged_part") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> RunError:
+    """No access is no damage."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return RunError(f"{path}: cannot be read ({error.strerror})", kind="disk")
+    return RunError(f"{path}: damaged ({error})", kind="damaged_part")
 
 
 def read_batches(paths: Iterable[Path], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -284,4 +309,4 @@ def read_batches(paths: Iterable[Path], columns: Sequence[str]) -> Iterator[pa.R
             with pq.ParquetFile(path, pre_buffer=False) as file:
                 yield from file.iter_batches(65536, columns=list(columns))
         except (OSError, pa.ArrowException) as error:
-            raise RunError(f"{path}: damaged ({error})", kind="damaged_part") from error
+            raise _unreadable(path, error) from error

@@ -76,7 +76,7 @@ Frame = Annotated[Literal["first", "middle"] | int, BeforeValidator(_frame)]
 
 
 def _deadline(text: str) -> str:
-    is_length = re.fullmatch(r"(?=.)(\d+h)?(\d+m)?(\d+s)?", text) and re.search("[1-9]", text)
+    is_length = re.fullmatch(r"(?=.)(\d{1,4}h)?(\d{1,6}m)?(\d{1,7}s)?", text) and re.search("[1-9]", text)
     if not is_length and not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", text):
         raise ValueError("a length like 8h, 90m or 1h30m, or a time of day like 07:00 is needed")
     return text
@@ -89,7 +89,7 @@ def _proxy(text: str) -> str:
     parts = urlsplit(text)
     if parts.username or parts.password:
         raise ValueError("leave name and password out of it; --proxy env takes them from HTTPS_PROXY")
-    if text != "env" and (parts.scheme not in ("http", "https") or not parts.hostname):
+    if text != "env" and (parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0):
         raise ValueError("an address like http://proxy:3128, or env is needed")
     return text
 

@@ -10,7 +10,9 @@ from ..edges import parts
 from ..edges.folder import RunFolder
 from ..edges.journal import Journal
 from ..nouns.errors import RunError, UsageError
-from ..nouns.rows import Row
+
+# what says nothing about the files: no access, a newer program's format
+NO_DAMAGE_KINDS = frozenset({"disk", "version"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,10 @@ class Finding:
 
 
 def check(folder: RunFolder) -> list[Finding]:
-    """All that is wrong with a run folder; empty where nothing is. Raises UsageError where it is none."""
+    """All that is wrong with a run folder; empty where nothing is.
+
+    Raises UsageError where it is none, RunError where it cannot be looked at.
+    """
     if not (folder.exists or parts.on_disk(folder.results)):
         raise UsageError(
             f"{folder.path}: neither run.json nor a journal nor a part in it, so this is no run folder"
@@ -37,39 +42,49 @@ def _check_run(folder: RunFolder) -> Iterator[Finding]:
     try:
         folder.read_run()
     except (RunError, UsageError) as error:
+        _pass_on(error)
         yield Finding(f"{error}: to which settings the answers belong is not known")
 
 
 def _check_journal(folder: RunFolder) -> Iterator[Finding]:
-    here = parts.on_disk(folder.results)
+    before = parts.on_disk(folder.results)
     try:
         journal = open_whole(folder)
     except RunError as error:
+        _pass_on(error)
         yield Finding(f"{error}: what is finished is only known from the parts")
-        for path in here.values():
-            if (problem := unreadable(path)) is not None:
+        for path in before.values():
+            if (problem := damage(path)) is not None:
                 yield Finding(problem)
         return
     try:
         noted = {part.number: part for part in journal.parts()}
+        expected = {number: set(journal.ids_of(part)) for number, part in noted.items()}
+        now = parts.on_disk(folder.results)  # a run may be going on: what was noted meanwhile is there by now
         for number, part in noted.items():
             path = folder.results / parts.part_name(number)
-            if number not in here:
+            if number not in now:
                 yield Finding(f"{path}: missing, though the journal knows of it", part.rows)
-            elif (lost := len(set(journal.ids_of(part)) - readable_ids(folder, number))) > 0:
-                yield Finding(
-                    unreadable(path) or f"{path}: not all rows that the journal knows of are in it", lost
-                )
-        unknown = here.keys() - noted.keys()
-        for number in sorted(unknown):
-            path = here[number]
-            ids = readable_ids(folder, number)
-            if not ids:
-                yield Finding(unreadable(path) or f"{path}: empty")
-            elif ids != set(journal.oldest_waiting_ids(len(ids)).values()):  # else the next start notes it
-                yield Finding(f"{path}: the journal does not know this part", len(ids))
+            elif (problem := damage(path)) is not None:
+                yield Finding(problem, part.rows)
+            elif (ids := set(parts.read_part(path))) != expected[number]:
+                lost = len(expected[number] - ids) or None
+                yield Finding(f"{path}: its rows are not those that the journal knows of", lost)
+        for number in sorted(before.keys() - noted.keys()):
+            if (finding := _unknown(before[number], journal)) is not None:
+                yield finding
     finally:
         journal.close()
+
+
+def _unknown(path: Path, journal: Journal) -> Finding | None:
+    """A part without a note; None for one that a crash left between name and note: the next start notes it."""
+    if (problem := damage(path)) is not None:
+        return Finding(problem)
+    ids = set(parts.read_part(path))
+    if ids and ids == set(journal.oldest_waiting_ids(len(ids)).values()):
+        return None
+    return Finding(f"{path}: the journal does not know this part", len(ids))
 
 
 def open_whole(folder: RunFolder) -> Journal:
@@ -85,24 +100,16 @@ def open_whole(folder: RunFolder) -> Journal:
     return journal
 
 
-def unreadable(path: Path) -> str | None:
-    """Why a part cannot be read; None where it can."""
+def damage(path: Path) -> str | None:
+    """What is wrong with a part itself; None where it is whole. Raises RunError where it cannot be looked at."""
     try:
-        parts.read_ids(path)
+        parts.read_part(path)
     except RunError as error:
+        _pass_on(error)
         return str(error)
     return None
 
 
-def readable_ids(folder: RunFolder, number: int) -> set[str]:
-    """The ids in a part; none where it cannot be read."""
-    try:
-        return parts.read_ids(folder.results / parts.part_name(number))
-    except RunError:
-        return set()
-
-
-def content_hash(record: dict[str, object]) -> int:
-    """Of what a record asked, as its row had it."""
-    images, prompt = record.get("image"), record.get("prompt")
-    return Row("", tuple(images) if isinstance(images, list) else (), (), str(prompt or "")).content_hash
+def _pass_on(error: RunError | UsageError) -> None:
+    if isinstance(error, RunError) and error.kind in NO_DAMAGE_KINDS:
+        raise error

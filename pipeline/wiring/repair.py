@@ -1,8 +1,9 @@
 """A damaged run folder -> one that goes on: what is there is kept, only what is really lost is asked again.
 
-Nothing is deleted: what does not fit is moved to RUN/damaged/. Journal whole: each part is held against
-it, and rows of a part that is gone are forgotten, so that they are asked again. Journal damaged: a new one
-is made from the parts, with the answers and failures that can still be read from the old one.
+Nothing is deleted: what does not fit is moved to RUN/damaged/. Journal whole: a part that does not hold what
+it should is forgotten, and taken in again with what it does hold. Journal damaged: a new one is made from the
+parts, with the answers and failures that can still be read from the old one; it takes the old one's place
+when it is complete, so a repair that is killed is begun again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..edges import parts
 from ..edges.folder import RunFolder
 from ..edges.journal import Entry, Journal, salvage
 from ..nouns.errors import RunError, UsageError
-from .checkup import check, content_hash, open_whole, readable_ids
+from .checkup import NO_DAMAGE_KINDS, check, damage, open_whole
 
 
 @dataclass(slots=True)
@@ -30,33 +31,43 @@ class Repaired:
 
 
 def repair(folder: RunFolder, tell: Callable[[str], None]) -> Repaired:
-    """Mend what `check` finds. Raises UsageError where this is no run folder, RunError where it is in use."""
-    check(folder)
-    folder.lock()
+    """Mend what `check` finds.
+
+    Raises UsageError where this is no run folder, RunError where it is in use or cannot be changed.
+    """
     try:
-        parts.remove_temporary(folder.results)
-        done = Repaired()
-        journal = _journal(folder, tell)
+        check(folder)
+        folder.lock()
         try:
-            _mend_noted(folder, journal, done, tell)
-            _mend_unknown(folder, journal, tell)
-            done.kept = journal.counts()[0]
+            return _mend(folder, tell)
         finally:
-            journal.close()
-        done.settings_lost = _mend_run(folder, done.kept, tell)
-        return done
+            folder.unlock()
+    except OSError as error:
+        raise RunError(f"{error.filename or folder.path}: {error.strerror}", kind="disk") from error
+
+
+def _mend(folder: RunFolder, tell: Callable[[str], None]) -> Repaired:
+    parts.remove_temporary(folder.results)
+    _mend_journal(folder, tell)
+    journal = Journal(folder.journal, create=True)
+    try:
+        forgotten = _forget_parts(folder, journal, tell)
+        _take_in_parts(folder, journal, tell)
+        lost = len(forgotten) - len(journal.finished(forgotten))
+        kept = journal.counts()[0]
     finally:
-        folder.unlock()
+        journal.close()
+    return Repaired(kept, lost, settings_lost=_mend_run(folder, kept, tell))
 
 
 def _set_aside(folder: RunFolder, path: Path, tell: Callable[[str], None]) -> None:
     """Out of the way, under a name that nothing has."""
-    damaged = folder.path / "damaged"
-    damaged.mkdir(exist_ok=True)
-    target, number = damaged / path.name, 1
+    aside = folder.path / "damaged"
+    aside.mkdir(exist_ok=True)
+    target, number = aside / path.name, 1
     while target.exists():
         number += 1
-        target = damaged / f"{path.name}.{number}"
+        target = aside / f"{path.name}.{number}"
     path.rename(target)
     tell(f"{path} moved to {target}")
 
@@ -64,86 +75,74 @@ def _set_aside(folder: RunFolder, path: Path, tell: Callable[[str], None]) -> No
 # ------------------------------------------------------------------------------- the journal
 
 
-def _journal(folder: RunFolder, tell: Callable[[str], None]) -> Journal:
-    """The one that is there, or a new one with what can be read from it."""
-    try:
-        open_whole(folder).close()
-    except RunError:
-        waiting, failed = salvage(folder.journal)
-        for path in (
-            folder.journal,
-            *(folder.journal.with_name(f"journal.sqlite-{end}") for end in ("wal", "shm")),
-        ):
-            if path.exists():
-                _set_aside(folder, path, tell)
-        journal = Journal(folder.journal, create=True)
-        _adopt_parts(folder, journal, tell)
-        _adopt_records(journal, waiting, failed)
-        tell(f"{folder.journal} made anew from the parts and {len(waiting):,} answers of the old one")
-        return journal
-    return Journal(folder.journal, create=True)
-
-
-def _adopt_parts(folder: RunFolder, journal: Journal, tell: Callable[[str], None]) -> None:
-    for number, path in sorted(parts.on_disk(folder.results).items()):
+def _mend_journal(folder: RunFolder, tell: Callable[[str], None]) -> None:
+    """In the place of a damaged one put a new one with all that can be read."""
+    new, ready = folder.path / ".journal.new", folder.path / ".journal.ready"
+    if not ready.exists():
         try:
-            rows = parts.read_rows(path, ("id", "image", "prompt"))
-        except RunError:
-            _set_aside(folder, path, tell)
-            continue
-        ids = {str(row["id"]): content_hash(row) for row in rows}
-        if len(ids) != len(rows) or journal.finished(list(ids)):
-            _set_aside(folder, path, tell)  # a copy of rows that another part has
-        else:
-            journal.adopt(number, ids)
+            open_whole(folder).close()
+            return
+        except RunError as error:
+            if error.kind in NO_DAMAGE_KINDS:
+                raise
+        for stale in folder.path.glob(".journal.new*"):
+            stale.unlink()
+        waiting, failed = salvage(folder.journal)
+        journal = Journal(new, create=True)
+        try:
+            _take_in_parts(RunFolder(folder.path), journal, tell)
+            _take_in_records(journal, waiting, failed)
+        finally:
+            journal.close()
+        tell(f"{folder.journal} made anew from the parts and {len(waiting):,} answers of the old one")
+        new.rename(ready)
+    for end in ("-wal", "-shm", ""):
+        old = folder.journal.with_name(f"{folder.journal.name}{end}")
+        if old.exists():
+            _set_aside(folder, old, tell)
+    ready.rename(folder.journal)
 
 
-def _adopt_records(journal: Journal, waiting: list[str], failed: list[tuple[str, str]]) -> None:
-    entries = []
-    for record in waiting:
+def _take_in_records(journal: Journal, waiting: list[str], failed: list[tuple[str, str]]) -> None:
+    """Answers that were in no part, and failures, that nothing newer has replaced."""
+    for kind, record in [*((None, record) for record in waiting), *failed]:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             row = json.loads(record)
-            entries.append(Entry(row["id"], None, record, content_hash(row)))
-    known = journal.finished([entry.id for entry in entries])
-    journal.commit(entry for entry in entries if entry.id not in known)
-    for kind, record in failed:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            identity = json.loads(record)["id"]
-            if not journal.finished([identity]):
-                journal.commit([Entry(identity, kind, record)])
+            if not journal.finished([row["id"]]):
+                content = parts.content_hash(row["image"], row["prompt"])
+                journal.commit([Entry(row["id"], kind, record, content)])
 
 
 # ------------------------------------------------------------------------------- the parts
 
 
-def _mend_noted(folder: RunFolder, journal: Journal, done: Repaired, tell: Callable[[str], None]) -> None:
+def _forget_parts(folder: RunFolder, journal: Journal, tell: Callable[[str], None]) -> list[str]:
+    """Drop the notes of parts that do not hold what they should; the ids that were in them."""
+    forgotten: list[str] = []
     for part in journal.parts():
-        expected, there = set(journal.ids_of(part)), readable_ids(folder, part.number)
-        if there == expected:
+        path, ids = folder.results / parts.part_name(part.number), journal.ids_of(part)
+        if path.exists() and damage(path) is None and set(parts.read_part(path)) == set(ids):
             continue
-        path = folder.results / parts.part_name(part.number)
-        kept = there if there <= expected else set()
-        if not kept and path.exists():
-            _set_aside(folder, path, tell)
-        journal.forget(part, expected - kept, len(kept))
-        done.lost += len(expected - kept)
-        tell(f"{path}: {len(expected - kept):,} answers are lost and will be asked again")
+        journal.forget(part, ids)
+        forgotten += ids
+        tell(f"{path}: does not hold the {len(ids):,} answers that it should")
+    return forgotten
 
 
-def _mend_unknown(folder: RunFolder, journal: Journal, tell: Callable[[str], None]) -> None:
+def _take_in_parts(folder: RunFolder, journal: Journal, tell: Callable[[str], None]) -> None:
+    """Note every part that holds answers which nothing else holds; set the others aside."""
     noted = {part.number for part in journal.parts()}
     for number, path in sorted(parts.on_disk(folder.results).items()):
         if number in noted:
             continue
-        ids = readable_ids(folder, number)
-        if ids and ids == set(journal.oldest_waiting_ids(len(ids)).values()):
+        contents = {} if damage(path) is not None else parts.read_part(path)
+        waiting = journal.waiting_among(list(contents))
+        if contents and set(contents) == set(journal.oldest_waiting_ids(len(contents)).values()):
             continue  # a crash between name and note: the next start notes it
-        if not ids or journal.finished(list(ids)):
-            _set_aside(folder, path, tell)
-            continue
-        rows = parts.read_rows(path, ("id", "image", "prompt"))
-        journal.adopt(number, {str(row["id"]): content_hash(row) for row in rows})
-        tell(f"{path}: {len(rows):,} answers taken in")
+        if not contents or len(journal.finished(list(contents))) > len(waiting):
+            _set_aside(folder, path, tell)  # unreadable, or rows that another part has too
+        else:
+            journal.adopt(number, contents, waiting)
 
 
 # ------------------------------------------------------------------------------- run.json
@@ -153,7 +152,9 @@ def _mend_run(folder: RunFolder, rows: int, tell: Callable[[str], None]) -> bool
     """True where it had to be made anew: the next start says with which settings it goes on."""
     try:
         folder.write_run(folder.read_run() | {"rows_left": None})  # the next start counts for itself
-    except (RunError, UsageError):
+    except (RunError, UsageError) as error:
+        if isinstance(error, RunError) and error.kind in NO_DAMAGE_KINDS:
+            raise
         if folder.run_json.exists():
             _set_aside(folder, folder.run_json, tell)
         folder.write_run({"source": "", "rows": rows, "answer_settings": {}, "settings_lost": True})
