@@ -260,3 +260,14 @@ def test_paths_that_may_stand_there(tmp_path, image):
     path = tmp_path / "list.jsonl"
     path.write_text(json.dumps({"image": image}) + "\n")
     assert Manifest(path, "?").survey().total == 1
+
+
+def test_a_link_is_no_way_out_by_its_parent(tmp_path):
+    """link/../x is x beside the manifest, not what lies beside the link's target."""
+    (tmp_path / "elsewhere/inner").mkdir(parents=True)
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/link").symlink_to(tmp_path / "elsewhere/inner")
+    path = tmp_path / "m/list.jsonl"
+    path.write_text(json.dumps({"image": "link/../x.jpg"}) + "\n")
+    (row,) = Manifest(path, "?").rows()
+    assert row.paths == (str(tmp_path / "m/x.jpg"),)

@@ -125,7 +125,10 @@ DAMAGES = [
 ]  # fmt: skip
 
 
-FOUND_BY_CHECK_ALONE = (swap_parts, break_a_column)  # a start looks at the footers of parts, not at every page
+FOUND_BY_CHECK_ALONE = (
+    swap_parts,
+    break_a_column,
+)  # a start looks at the footers of parts, not at every page
 
 
 @pytest.fixture(scope="module")

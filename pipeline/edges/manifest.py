@@ -187,11 +187,13 @@ class Manifest:
                     f"{where}: {image:.200} is a URL; --allow-remote fetches such pictures, or download them first"
                 )
             return image
-        if ".." in image and not self.allow_outside and os.path.normpath(image).split(os.sep, 1)[0] == "..":
-            raise UsageError(
-                f"{where}: {_printable(image):.200} leads out of {folder}; --allow-outside if that is meant, or give"
-                " an absolute path"
-            )
+        if ".." in image and not self.allow_outside:
+            image = os.path.normpath(image)  # as it reads, not by way of a link
+            if image.split(os.sep, 1)[0] == "..":
+                raise UsageError(
+                    f"{where}: {_printable(image):.200} leads out of {folder}; --allow-outside if that is meant, or"
+                    " give an absolute path"
+                )
         return os.path.join(folder, image)  # noqa: PTH118  an absolute path stays as it is
 
     def _row_id(self, record: Record, images: Sequence[str], prompt: str) -> str:
