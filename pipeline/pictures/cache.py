@@ -52,9 +52,7 @@ class PictureCache:
     def _keep(self, picture: Picture) -> None:
         with self._lock:
             self._bytes += len(picture.base64)
-            for key, oldest in list(self._held.items()):
-                if self._bytes <= self._most_bytes:
-                    return
-                if oldest.done():
-                    self._bytes -= len(oldest.result().base64)
-                    del self._held[key]
+            while self._bytes > self._most_bytes:
+                key, oldest = next((k, held) for k, held in self._held.items() if held.done())
+                self._bytes -= len(oldest.result().base64)
+                del self._held[key]
