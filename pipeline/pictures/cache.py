@@ -45,12 +45,12 @@ class PictureCache:
                 del self._held[key]
             mine.set_exception(error)
             raise
-        mine.set_result(picture)
-        self._keep(picture)
+        self._keep(mine, picture)
         return picture
 
-    def _keep(self, picture: Picture) -> None:
+    def _keep(self, mine: Future[Picture], picture: Picture) -> None:
         with self._lock:
+            mine.set_result(picture)
             self._bytes += len(picture.base64)
             while self._bytes > self._most_bytes:
                 key, oldest = next((k, held) for k, held in self._held.items() if held.done())
