@@ -151,14 +151,14 @@ def test_an_outage_is_sat_out(tmp_path):
 
 def test_refusals_without_a_word_of_the_limit_fail_no_row(tmp_path):
     """429 for two of three requests, no headers but Retry-After: it takes longer, nothing more."""
-    draw_pictures(tmp_path / "p", 24)
+    draw_pictures(tmp_path / "p", 12)
 
     def answer(_body: bytes, number: int) -> bytes:
         return http(completion()) if number % 3 == 0 else http(b"{}", "429 Too Many", "Retry-After: 0.01\r\n")
 
     with LyingServer(answer).open() as server:
         assert caption(tmp_path, server, "--max-retries", 2, "--concurrency", 8).returncode == 0
-    assert len(results(tmp_path / "run")) == 24
+    assert len(results(tmp_path / "run")) == 12
 
 
 def with_open_files(
