@@ -40,6 +40,8 @@ HINTS = {
     "wrong_address": "check the address: {endpoint}",
     "cannot_connect": "check the network and the address {endpoint}",
     "disk": "make room on the disk",
+    "usage_anomaly": "ask another endpoint or model in a new -o, or go on with --on-usage-anomaly warn; the answers that"
+    " showed it are kept",
     "open_files": "raise the limit (ulimit -n), or give a smaller --concurrency",
 }
 

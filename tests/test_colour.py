@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
+import zlib
 
 import icc
 import numpy as np
@@ -88,6 +90,12 @@ def test_a_grey_profile_is_converted(colours_sent):
     image = patches("L", [32, 128])
     sent = colours_sent(encode(image, "PNG", icc_profile=icc.grey_profile(1.0)))
     assert_near(sent, [icc.srgb_of_xyz(icc.D50 * v / 255) for v in (32, 128)], 4)
+
+
+def test_grey_with_alpha_has_a_profile_too(colours_sent):
+    image = patches("LA", [(32, 255), (128, 255), (128, 0)])
+    sent = colours_sent(encode(image, "PNG", icc_profile=icc.grey_profile(1.0)))
+    assert_near(sent, [*(icc.srgb_of_xyz(icc.D50 * v / 255) for v in (32, 128)), (255, 255, 255)], 4)
 
 
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG"])
@@ -185,23 +193,57 @@ def test_floats_are_scaled_by_what_they_are(colours_sent, values, wanted):
     assert_near(sent, [(w,) * 3 for w in wanted], 2)
 
 
-def test_sixteen_bit_colour(colours_sent):
-    """The upper eight bits of each channel."""
-    import struct
-    import zlib
+def png(depth: int, colour_type: int, sample: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A square of one colour. sample: one line of it, as the file has it."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    line = b"\0" + b"".join(struct.pack(">3H", *(v * 257 for v in COLOURS[0])) for _ in range(SIDE))
-    header = struct.pack(">IIBBBBB", SIDE, SIDE, 16, 2, 0, 0, 0)
-    data = (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(line * SIDE))
-        + chunk(b"IEND", b"")
-    )
-    assert_near(colours_sent(data), [COLOURS[0]], 2)
+    header = struct.pack(">IIBBBBB", SIDE, SIDE, depth, colour_type, 0, 0, 0)
+    body = chunk(b"IHDR", header) + b"".join(chunk(*c) for c in chunks)
+    pixels = zlib.compress((b"\0" + sample) * SIDE)
+    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bit_colour(colours_sent):
+    """The upper eight bits of each channel."""
+    line = struct.pack(">3H", *(v * 257 for v in COLOURS[0])) * SIDE
+    assert_near(colours_sent(png(16, 2, line)), [COLOURS[0]], 2)
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour_type", "line", "hidden"),
+    [
+        (2, 0, b"\x55" * (SIDE // 4), struct.pack(">H", 1)),
+        (4, 0, b"\x55" * (SIDE // 2), struct.pack(">H", 5)),
+        (8, 0, b"\x55" * SIDE, struct.pack(">H", 0x55)),
+        (16, 0, struct.pack(">H", 0x2030) * SIDE, struct.pack(">H", 0x2030)),
+        (8, 2, b"\x20\x40\x60" * SIDE, struct.pack(">3H", 0x20, 0x40, 0x60)),
+        (
+            16,
+            2,
+            struct.pack(">3H", 0x2030, 0x4050, 0x6070) * SIDE,
+            struct.pack(">3H", 0x2030, 0x4050, 0x6070),
+        ),
+    ],
+)
+def test_a_colour_that_is_hidden_stays_hidden(colours_sent, depth, colour_type, line, hidden):
+    """tRNS names it in the file's own depth: the background shows."""
+    data = png(depth, colour_type, line, (b"tRNS", hidden))
+    assert_near(colours_sent(data, background="#ff0000"), [(255, 0, 0)], 3)
+
+
+def test_white_may_be_zero(colours_sent):
+    """In 16 bits too."""
+    values = np.array([[0, 2048, 4095]], np.uint16).repeat(SIDE, axis=1).repeat(SIDE, axis=0)
+    data = bytearray(encode(Image.fromarray(values), "TIFF"))
+    plain = Image.open(io.BytesIO(data)).tag_v2
+    assert plain[258] == (16,) and plain[262] == 1
+    entry = struct.pack("<HHIHH", 262, 3, 1, 1, 0)
+    assert entry in data
+    inverted = bytes(data).replace(entry, struct.pack("<HHIHH", 262, 3, 1, 0, 0))
+    lighter = [255 - round(v / 257) for v in (0, 2048, 4095)]
+    assert_near(colours_sent(inverted), [(v,) * 3 for v in lighter], 2)
 
 
 def test_floats_that_are_no_numbers_fail_the_row(colours_sent):

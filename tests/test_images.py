@@ -160,7 +160,77 @@ def test_what_follows_the_picture_is_left_out(prepare):
 @given(st.binary(max_size=60), st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"]))
 def test_leaving_out_metadata_never_fails(tail, start):
     """Whatever follows the signature, something comes back, and no more than there was."""
-    assert len(without_metadata(start + tail)) <= len(start + tail)
+    assert len(without_metadata(start + tail) or b"") <= len(start + tail)
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG"])
+@pytest.mark.parametrize("settings", [{"max_side": 60}, {"max_bytes": 3000}])
+def test_no_metadata_in_what_is_encoded_again(prepare, format_name, settings):
+    """Comments, texts, position and the file's own profile stay behind."""
+    data = with_metadata(noise(120, 80), format_name)
+    _, sent = prepare(data, **settings)
+    assert b"MARKER" not in sent
+    assert not {"comment", "exif", "icc_profile", "xmp"} & Image.open(io.BytesIO(sent)).info.keys()
+
+
+def segment(marker: int, payload: bytes) -> bytes:
+    return bytes((0xFF, marker)) + (len(payload) + 2).to_bytes(2, "big") + payload
+
+
+@pytest.mark.parametrize("where", ["between scans", "before the end", "after garbage", "JFXX"])
+def test_metadata_in_odd_places_goes_nowhere(prepare, where):
+    """A comment or a position where no camera writes it: then the picture is encoded again."""
+    mark = segment(0xFE, b"MARKER-comment") + segment(0xE1, b"Exif\0\0MARKER-gps")
+    data = encode(corners(), "JPEG", quality=95, progressive=where == "between scans")
+    if where == "between scans":
+        second = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
+        data = data[:second] + mark + data[second:]
+    elif where == "before the end":
+        data = data[:-2] + mark + data[-2:]
+    elif where == "after garbage":
+        scan = data.index(b"\xff\xda")
+        data = data[:scan] + b"\0\0" + mark + data[scan:]
+    else:
+        data = data[:2] + segment(0xE0, b"JFXX\0\x13MARKER-thumbnail") + data[2:]
+    assert b"MARKER" in data
+    try:
+        _, sent = prepare(data)
+    except RowError:  # no decoder has to read garbage
+        assert where == "after garbage"
+        return
+    assert b"MARKER" not in sent
+    assert_close(Image.open(io.BytesIO(sent)), corners())
+
+
+def test_orientation_behind_the_frame_header_counts_too(prepare):
+    """EXIF may stand anywhere before the scan."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(corners().transpose(Image.Transpose.ROTATE_90), "JPEG", quality=95)
+    scan = data.index(b"\xff\xda")
+    data = data[:scan] + segment(0xE1, b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")) + data[scan:]
+    picture, sent = prepare(data)
+    assert (picture.width, picture.height) == (120, 80)
+    assert_close(Image.open(io.BytesIO(sent)), corners())
+
+
+@pytest.mark.parametrize("size", [(3136, 1), (6272, 3), (1, 3136), (65_500, 1)])
+def test_strips_are_sent(prepare, size):
+    """As thin as a picture can be."""
+    picture, _ = prepare(encode(Image.new("RGB", size, "teal"), "JPEG"))
+    assert max(picture.width, picture.height) <= 1568
+
+
+def test_a_png_with_a_broken_chunk_is_not_sent(prepare):
+    """Its checksum tells; without pixels it is none at all."""
+    data = bytearray(WHOLE_PNG)
+    at = data.index(b"IDAT") + 40
+    data[at : at + 20] = bytes(20)
+    pixels = data.index(b"IDAT") - 4
+    for broken in (bytes(data), WHOLE_PNG[:pixels] + WHOLE_PNG[-12:]):
+        with pytest.raises(RowError) as caught:
+            prepare(broken)
+        assert caught.value.kind == "image_broken"
 
 
 def test_the_hash_is_the_files(prepare):
@@ -627,3 +697,20 @@ def test_texts_in_a_png_are_no_bomb(prepare):
     texts.add_text("Comment", "x" * 100_000_000, zip=True)
     data = encode(corners().convert("RGBA"), "PNG", pnginfo=texts)
     assert_close(Image.open(io.BytesIO(prepare(data)[1])), corners())
+
+
+def test_a_photo_of_200_megapixels_is_sent(prepare):
+    """The decoder makes a small one of it; only what must be decoded whole has the lower bound."""
+    data = encode(Image.new("L", (16_320, 12_240), 90), "JPEG")
+    picture, _ = prepare(data, max_side=1024)
+    assert (picture.width, picture.height) == (1024, 768)
+
+
+def test_an_avif_with_the_general_brand_is_no_heic(prepare):
+    """mif1 first, avif among the compatible brands."""
+    data = bytearray(encode(corners(), "AVIF"))
+    assert data[8:12] == b"avif"
+    data[8:12] = b"mif1"
+    if b"avif" not in data[16:40]:
+        pytest.skip("this writer names no compatible brands")
+    assert_close(Image.open(io.BytesIO(prepare(bytes(data))[1])), corners(), 60)

@@ -28,7 +28,7 @@ ROOMS = {
     "jinja2": {"wiring.pages"},
     "pyarrow": {"edges.parts", "edges.manifest", "wiring.report"},
     "fcntl": {"edges.folder"},
-    "numpy": {"pictures.metadata", "edges.manifest"},
+    "numpy": {"pictures.metadata", "pictures.decode", "edges.manifest"},
     "pybase64": {"pictures.prepare"},
     "tqdm": set(),
     "pandas": set(),

@@ -271,3 +271,15 @@ def test_a_link_is_no_way_out_by_its_parent(tmp_path):
     path.write_text(json.dumps({"image": "link/../x.jpg"}) + "\n")
     (row,) = Manifest(path, "?").rows()
     assert row.paths == (str(tmp_path / "m/x.jpg"),)
+
+
+@pytest.mark.parametrize(
+    "image", ["s3://bucket/a.jpg", "file:///a.jpg", "data:image/png;base64," + "A" * 300_000]
+)
+def test_other_schemes_are_no_file_names(tmp_path, image):
+    """Said with the line before anything is sent, and not with all of a data URL."""
+    path = tmp_path / "list.jsonl"
+    path.write_text(json.dumps({"image": image}) + "\n")
+    with pytest.raises(UsageError, match=r"list\.jsonl:1: .*a path or an http") as caught:
+        Manifest(path, "?").survey()
+    assert len(str(caught.value)) < 400

@@ -126,13 +126,31 @@ def test_bounds(monkeypatch):
     assert "leads to file:" in str(file)
 
 
-def test_a_server_that_says_nothing_is_left(monkeypatch):
-    """Not for longer than the bound, whatever it keeps open."""
+def test_a_server_that_stands_still_is_left(monkeypatch):
+    """Half a picture and no more, the connection open: three attempts, each as long as the bound."""
     monkeypatch.setattr(remote, "SECONDS", 0.2)
-    with web({"/half": (200, {"Content-Length": "1000"}, b"half")}) as (url, _):
-        (error,) = fetch(f"{url}/half")
+    half = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf"
+
+    async def run() -> tuple[bytes | RowError, int]:
+        async def stand_still(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(half)
+            with contextlib.suppress(OSError):
+                await reader.read()  # until the client goes
+            writer.close()
+
+        asked: list[bytes] = []
+        server = await asyncio.start_server(stand_still, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/a.jpg"
+        async with RemotePictures(lambda address: True) as pictures:
+            found = (await pictures.fetch_all([url]))[url]
+        server.close()
+        return found, len(asked)
+
+    error, attempts = asyncio.run(run())
     assert isinstance(error, RowError)
-    assert "cannot be fetched" in str(error)
+    assert "not complete after 0.2 s" in str(error)
+    assert attempts == 3
 
 
 @pytest.mark.parametrize(
@@ -163,6 +181,9 @@ def test_a_private_address_is_never_connected_to():
             f"http://2130706433:{port}/a.jpg",
             f"http://0x7f.1:{port}/a.jpg",
             f"http://[::ffff:127.0.0.1]:{port}/a.jpg",
+            f"http://１２７.0.0.1:{port}/a.jpg",
+            f"http://127。0。0。1:{port}/a.jpg",
+            f"http://①②⑦.⓪.⓪.①:{port}/a.jpg",
         ]
         refused = fetch(*spelled, may_reach=is_public)
         assert asked == []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from commands import captionmill, draw_pictures
 from lying_server import LyingServer, http
@@ -63,6 +61,7 @@ def test_what_models_really_count_is_no_finding(reported):
 def test_a_long_text_hides_a_picture():
     """Where the text is roughly counted and large, nothing can be said; nor of a row without pictures."""
     assert findings([2000] * 9, estimate(text=2000)) == []
+    assert len(findings([20] * 9, estimate(text=2000))) == 1  # less than the text alone
     assert findings([13] * 9, estimate(pictures=0)) == []
 
 
@@ -120,4 +119,3 @@ def test_status_shows_it_while_the_run_goes_on(tmp_path):
 
     state = ChannelState("a/v1", "m", 1, 2, None, None, 0.0, False, None, "15 prompt tokens are reported")
     assert str(state).endswith("; 15 prompt tokens are reported")
-    assert json.dumps(state.usage_finding)

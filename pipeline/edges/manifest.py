@@ -25,6 +25,7 @@ from ..nouns.sniff import PICTURE_EXTENSIONS
 
 IMAGE_COLUMNS = ("image", "images", "file_name", "path")
 _PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}|\{([A-Za-z_][\w.\- ]*)\}")
+_SCHEME = re.compile(r"(?:[a-z][a-z0-9+.-]+://|data:)", re.I)
 _NATURAL = re.compile(r"(\d+)")
 _PARQUET_BATCH_ROWS = 4096
 _SKIPPED_NAMES = 5
@@ -187,11 +188,13 @@ class Manifest:
                     f"{where}: {image:.200} is a URL; --allow-remote fetches such pictures, or download them first"
                 )
             return image
+        if _SCHEME.match(image):
+            raise UsageError(f"{where}: {image[:60]}...: an image is a path or an http(s) URL")
         if ".." in image and not self.allow_outside:
             image = os.path.normpath(image)  # as it reads, not by way of a link
             if image.split(os.sep, 1)[0] == "..":
                 raise UsageError(
-                    f"{where}: {_printable(image):.200} leads out of {folder}; --allow-outside if that is meant, or"
+                    f"{where}: {_printable(image):.200} leads out of {folder.absolute()}; --allow-outside if that is meant, or"
                     " give an absolute path"
                 )
         return os.path.join(folder, image)  # noqa: PTH118  an absolute path stays as it is

@@ -178,12 +178,13 @@ class ImageSettings(Group):
         None, description="most bytes of all pictures of a row as base64 text [by --image-rules]"
     )
     frame: Frame = Field(
-        "first", description="of an animation or a file of several pages: first, middle, or a number from 1"
+        "first",
+        description="of an animation or a file of several pages: first, middle, or a number from 1 (one with fewer: its last)",
     )
     jpeg_quality: int = Field(85, ge=1, le=95, description="quality of pictures that are re-encoded")
     strip_metadata: bool = Field(
         True,
-        description="leave out where, when and with what a picture was taken, also where its own bytes go",
+        description="leave out position, time, camera and texts also of files that go without being encoded again",
     )
     background: str = Field(
         "#ffffff",

@@ -8,6 +8,7 @@ PNG (ISO 15948) and EXIF 2.3 for tag 0x0112.
 from __future__ import annotations
 
 import struct
+import zlib
 from dataclasses import dataclass
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -96,11 +97,16 @@ def read_header(data: bytes) -> Header | None:
 
 
 def is_heif(data: bytes) -> bool:
-    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
+    """A HEIC; an AVIF may have the same general brand and says so among its compatible ones."""
+    if data[4:8] != b"ftyp" or data[8:12] not in _HEIF_BRANDS:
+        return False
+    brands = data[16 : min(int.from_bytes(data[:4], "big"), 256)]
+    return not (b"avif" in brands or b"avis" in brands)
 
 
 def _jpeg(data: bytes) -> Header | None:
     at, orientation, is_plain, has_profile = 2, 1, True, False
+    width = height = 0
     while True:
         if data[at] != 0xFF:
             return None
@@ -111,8 +117,10 @@ def _jpeg(data: bytes) -> Header | None:
         if marker in _JPEG_WITHOUT_LENGTH:
             at += 2
             continue
-        if marker in (0xD9, 0xDA):  # end or scan before any frame
+        if marker == 0xD9 or (marker == 0xDA and not width):  # end or scan before any frame
             return None
+        if marker == 0xDA:
+            return Header("jpeg", width, height, orientation, is_plain, has_profile)
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         if marker in _JPEG_FRAMES:
             precision, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
@@ -125,7 +133,6 @@ def _jpeg(data: bytes) -> Header | None:
                 and components in (1, 3)
                 and data.endswith(b"\xff\xd9")
             )
-            return Header("jpeg", width, height, orientation, is_plain, has_profile)
         segment = at + 4
         if marker == 0xE1 and data[segment : segment + 6] == b"Exif\0\0":
             orientation = exif_orientation(data[segment + 6 : at + 2 + length])
@@ -142,7 +149,7 @@ def _png(data: bytes) -> Header | None:
         return None
     at, orientation, has_profile = 8, 1, False
     is_plain = depth <= 8 and colour in (0, 2, 3)  # grey, RGB, palette; 4 and 6 carry alpha
-    is_whole = False
+    is_whole = has_pixels = False
     while at + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         if kind in (b"tRNS", b"acTL"):  # transparency, animation
@@ -152,10 +159,18 @@ def _png(data: bytes) -> Header | None:
         elif kind == b"iCCP":
             has_profile = True
         elif kind == b"IEND":
-            is_whole = True
+            is_whole = has_pixels
+            break
+        has_pixels = has_pixels or kind == b"IDAT"
+        is_critical = not kind[0] & 0x20
+        if is_critical and zlib.crc32(data[at + 4 : at + 8 + length]) != _number(data, at + 8 + length):
             break
         at += 12 + length
     return Header("png", width, height, orientation, is_plain and is_whole, has_profile)
+
+
+def _number(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 4], "big")
 
 
 def exif_orientation(tiff: bytes) -> int:

@@ -28,6 +28,11 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """The same picture in sRGB: L, LA, RGB or RGBA, alpha as it was. Takes these, CMYK and LAB."""
     if image.mode == "LAB":
         return _apply(image, _lab_transform())
+    if image.mode == "LA" and profile:
+        grey, alpha = image.split()
+        colour = to_srgb(grey, profile).convert("RGB")
+        colour.putalpha(alpha)
+        return colour
     transform = _transform(profile, image.mode) if profile and image.mode in _SPACES else None
     if transform is not None:
         return _apply(image, transform)
@@ -47,9 +52,9 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
             return None
         target = "RGBA" if mode == "RGBA" else "RGB"
         transform = _to_srgb(source, mode, target)
+        return None if _moves_nothing(transform, mode) else transform
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None
-    return None if _moves_nothing(transform, mode) else transform
 
 
 @lru_cache(maxsize=1)

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Literal
 
+import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError
 
 from ..nouns.errors import RowError
@@ -30,6 +31,8 @@ FORMATS = (
 )  # fmt: skip
 JPEG_FORMATS = ("JPEG", "MPO")
 MOST_PIXELS = 180_000_000  # what may be decoded at all: about 0.5 GB as RGB
+MOST_JPEG_PIXELS = 250_000_000  # where the decoder itself makes fewer of them
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 LARGE_PIXELS = 30_000_000  # of those above this one at a time, whatever the number of threads
 DRAFT_SHARE = 0.97
 # formats whose frames are moments or pages; elsewhere they are layers, depth maps, other sizes
@@ -59,6 +62,7 @@ Size = tuple[int, int]
 Fit = Callable[[int, int], Size]  # width, height -> the size to send, never larger
 Frame = Literal["first", "middle"] | int
 
+warnings.filterwarnings("ignore", module="PIL")  # about metadata; what matters raises
 Image.MAX_IMAGE_PIXELS = None  # MOST_PIXELS is checked for every picture, before it is decoded
 _one_large = threading.Lock()
 
@@ -72,14 +76,16 @@ def decode(
     Raises RowError that names path.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about metadata; what matters raises
-            with _open(path, data) as image:
-                _seek(image, frame)
-                _check_size(path, image)
-                size = _draft(image, fit) if image.format in JPEG_FORMATS else fit(*image.size)
-                with _room(image):
-                    return _upright(image, header, size, background), image.format or ""
+        with _open(path, data) as image:
+            _seek(image, frame)
+            is_jpeg = image.format in JPEG_FORMATS
+            _check_size(path, image, MOST_JPEG_PIXELS if is_jpeg else MOST_PIXELS)
+            size = _draft(image, fit) if is_jpeg else fit(*image.size)
+            _check_size(path, image, MOST_PIXELS)
+            if image.format == "PNG":
+                _rescale_transparency(image, depth=data[24])
+            with _room(image):
+                return _upright(image, header, size, background), image.format or ""
     except RowError:
         raise
     except MemoryError as error:
@@ -106,6 +112,7 @@ def _upright(image: Image.Image, header: Header | None, size: Size, background: 
     if picture.size != size:
         picture = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     picture = _flatten(colour.to_srgb(picture, image.info.get("icc_profile")), background)
+    picture.info = {}  # or comments and profiles of the file are saved along
     return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
 
 
@@ -131,7 +138,7 @@ def _open(path: str, data: bytes) -> Image.Image:
             )
         formats = ("HEIF",)
     if data.startswith(PNG_SIGNATURE):
-        data = without_metadata(data)  # texts can be bombs of their own
+        data = without_metadata(data) or data  # texts can be bombs of their own
     try:
         return Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
@@ -148,10 +155,10 @@ def _seek(image: Image.Image, frame: Frame) -> None:
         image.seek(count // 2 if isinstance(frame, str) else min(frame, count) - 1)
 
 
-def _check_size(path: str, image: Image.Image) -> None:
-    if image.width * image.height > MOST_PIXELS:
+def _check_size(path: str, image: Image.Image, most: int) -> None:
+    if image.width * image.height > most:
         raise RowError(
-            f"{path}: {image.width} x {image.height} pixels, more than {MOST_PIXELS:,} in all",
+            f"{path}: {image.width} x {image.height} pixels, more than {most:,} in all; shrink it first",
             kind="image_too_large",
         )
 
@@ -178,7 +185,7 @@ def _draft(image: Image.Image, fit: Fit) -> Size:
     for divisor in (2, 4):
         drafted = -(-width // divisor), -(-height // divisor)
         if max(drafted) >= DRAFT_SHARE * max(size) and fit(*drafted) == drafted:
-            image.draft(None, (width // divisor, height // divisor))
+            image.draft(None, (max(1, width // divisor), max(1, height // divisor)))
             return drafted
     image.draft(None, size)
     return size
@@ -209,7 +216,7 @@ def _plain(image: Image.Image) -> Image.Image:
 def _eight_bits(image: Image.Image) -> Image.Image:
     """16 bits scaled by their range; 32 bits and floats from 0 to 1, to 255 or to 65,535, else by their extremes."""
     if image.mode.startswith("I;16"):
-        return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
+        return _sixteen_bits(image)
     low, high = image.getextrema()
     assert isinstance(low, int | float) and isinstance(high, int | float)  # noqa: S101  one band
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -219,6 +226,30 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         whole = 1.0 if image.mode == "F" and high <= 1 else 255.0 if high <= 255 else 65_535.0
         scale, offset = 255 / whole, 0.0
     return image.point(lambda value: value * scale + (0.5 - offset * scale)).convert("L")
+
+
+def _sixteen_bits(image: Image.Image) -> Image.Image:
+    """By the range of its bits: a scan of 12 has 4,095 for white."""
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))
+    most = 2 ** (bits[0] if isinstance(bits, tuple) else bits) - 1
+    grey = image.convert("I").point(lambda value: value * (255 / most) + 0.5).convert("L")
+    if tags.get(_PHOTOMETRIC) == 0:  # white is zero; the decoder minds that for 8 bits only
+        grey = ImageChops.invert(grey)
+    hidden = image.info.get("transparency")
+    if isinstance(hidden, int):
+        mask = Image.fromarray(np.where(np.asarray(image) == hidden, 0, 255).astype(np.uint8))
+        grey.putalpha(mask)
+    return grey
+
+
+def _rescale_transparency(image: Image.Image, depth: int) -> None:
+    """A hidden colour stands in a PNG in the file's own depth, the samples come in 8 bits."""
+    hidden = image.info.get("transparency")
+    if image.mode == "L" and isinstance(hidden, int) and depth in (2, 4):
+        image.info["transparency"] = hidden * (255 // (2**depth - 1))
+    elif image.mode == "RGB" and isinstance(hidden, tuple) and depth == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in hidden)
 
 
 def _flatten(image: Image.Image, background: str) -> Image.Image:

@@ -59,12 +59,12 @@ class PicturePreparer:
 
         count: pictures in its row. base64_bytes: what it may weigh, where that is less than the run's bound.
         """
-        most = base64_bytes or self._bounds.base64_bytes
+        most = self._bounds.base64_bytes if base64_bytes is None else base64_bytes
         sha256 = hashlib.sha256(data).hexdigest()
         header = read_header(data)
         if header is not None and self._may_pass(header, data, count):
             sent = without_metadata(data) if self._settings.strip_metadata else data
-            if most is None or -(-len(sent) // 3) * 4 <= most:
+            if sent is not None and (most is None or -(-len(sent) // 3) * 4 <= most):
                 return _picture(Encoded(sent, header.mime, (header.width, header.height)), sha256)
         return self._cache.get(
             (sha256, count, most),
@@ -97,7 +97,7 @@ class PicturePreparer:
         if canvas != image.size:
             image = _on_canvas(image, canvas, settings.background)
         try:
-            return encode(image, format_name, settings.jpeg_quality, most and most // 4 * 3)
+            return encode(image, format_name, settings.jpeg_quality, None if most is None else most // 4 * 3)
         except DoesNotFit as error:
             least = -(-error.least_bytes // 3) * 4
             raise RowError(

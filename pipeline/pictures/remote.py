@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from ..nouns.errors import RowError
 
@@ -24,6 +25,7 @@ CONNECT_SECONDS = 10.0
 _ATTEMPTS = 3
 _PAUSE_SECONDS = 1.0
 _MOST_REDIRECTS = 5
+_AT_ONE_HOST = 8
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -56,14 +58,15 @@ class RemotePictures:
     def __init__(self, may_reach: Callable[[str], bool] = is_public) -> None:
         self._may_reach = may_reach
         self._session: aiohttp.ClientSession | None = None
+        self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(_AT_ONE_HOST)
+        )
 
     async def __aenter__(self) -> RemotePictures:
-        connector = aiohttp.TCPConnector(
-            resolver=_CheckedResolver(self._may_reach), limit=64, limit_per_host=8
-        )
+        connector = aiohttp.TCPConnector(resolver=_CheckedResolver(self._may_reach), limit=0)
         self._session = aiohttp.ClientSession(
             connector=connector,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SECONDS),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": "captionmill", "Accept": "image/*,*/*;q=0.5"},
         )
@@ -83,12 +86,13 @@ class RemotePictures:
     async def _fetch(self, url: str) -> bytes | RowError:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                async with asyncio.timeout(SECONDS):
+                # waiting for our own turn is none of the server's time
+                async with self._turns[URL(url).host or ""], asyncio.timeout(SECONDS):
                     return await self._get(url)
             except RowError as error:
                 return error
             except (_Passing, aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-                reason = str(error) or f"nothing for {SECONDS:.0f} s"
+                reason = str(error) or f"not complete after {SECONDS:g} s"
                 if attempt == _ATTEMPTS or isinstance(error, ValueError):
                     return RowError(f"{url}: cannot be fetched ({reason})", kind="image_remote")
             await asyncio.sleep(_PAUSE_SECONDS * attempt)
@@ -96,12 +100,12 @@ class RemotePictures:
 
     async def _get(self, url: str) -> bytes:
         assert self._session is not None, "enter it first"  # noqa: S101
-        at = url
+        at = URL(url)
         for _ in range(_MOST_REDIRECTS + 1):
             self._check(url, at)
             async with self._session.get(at, allow_redirects=False) as response:
                 if response.status in (301, 302, 303, 307, 308) and "Location" in response.headers:
-                    at = urljoin(at, response.headers["Location"])
+                    at = at.join(URL(response.headers["Location"]))
                     continue
                 if response.status in (408, 425, 429) or response.status >= 500:
                     raise _Passing(f"HTTP {response.status}")
@@ -110,17 +114,17 @@ class RemotePictures:
                 return await _read(url, response)
         raise RowError(f"{url}: more than {_MOST_REDIRECTS} redirects", kind="image_remote")
 
-    def _check(self, url: str, at: str) -> None:
-        """An address that stands in the URL itself is never looked up."""
-        parts = urlsplit(at)
-        if parts.scheme not in ("http", "https"):
-            raise RowError(f"{url}: leads to {parts.scheme}:, which is no web address", kind="image_remote")
-        try:
-            ipaddress.ip_address(parts.hostname or "")
-        except ValueError:
-            return  # a name
-        if not self._may_reach(parts.hostname or ""):
-            raise RowError(f"{url}: {_refusal(parts.hostname or '')}", kind="image_remote")
+    def _check(self, url: str, at: URL) -> None:
+        """An address that stands in the URL itself is never looked up. `at` has it in the one spelling that is used."""
+        if at.scheme not in ("http", "https"):
+            raise RowError(f"{url}: leads to {at.scheme}:, which is no web address", kind="image_remote")
+        for host in {at.host or "", at.raw_host or ""}:
+            try:
+                ipaddress.ip_address(host)
+            except ValueError:
+                continue  # a name
+            if not self._may_reach(host):
+                raise RowError(f"{url}: {_refusal(host)}", kind="image_remote")
 
 
 async def _read(url: str, response: aiohttp.ClientResponse) -> bytes:

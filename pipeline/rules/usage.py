@@ -44,6 +44,8 @@ def _suspicion(estimate: TokenEstimate, reported: int, base64_characters: int) -
     text_alone = _TEXT_TOLERANCE * text + _TEMPLATE_TOKENS
     if reported <= text_alone and estimate.pictures >= 2 * text_alone:
         return "dropped"
+    if reported < text / 3:  # whatever was counted, it was not this request
+        return "dropped"
     if reported >= _INFLATED * estimate.formula and reported >= base64_characters / _CHARACTERS_A_TOKEN:
         return "inflated"
     return ""

@@ -18,9 +18,10 @@ import jinja2
 from ..edges import parts
 from ..edges.folder import RunFolder, utc_now
 from ..edges.journal import Journal
+from ..nouns.config import IMAGE_DEFAULTS
 from ..nouns.errors import RowError
 from ..nouns.sniff import read_header
-from ..pictures.decode import decode
+from ..pictures.decode import Frame, decode
 from ..pictures.encode import encode
 from ..pictures.files import read_file
 from ..vision.families import within_side
@@ -51,7 +52,10 @@ def write_report(folder: RunFolder, report: RunReport) -> Path:
 
 def write_gallery(folder: RunFolder) -> Path:
     """Write gallery/index.html and its further pages and thumbnails; returns the first page."""
-    source = Path(folder.read_run()["source"])
+    run = folder.read_run()
+    pictures = IMAGE_DEFAULTS | run["answer_settings"]
+    frame, background = pictures["frame"], pictures["background"]
+    source = Path(run["source"])
     base = source if source.is_dir() else source.parent
     thumbnails = folder.gallery / "thumbnails"
     thumbnails.mkdir(parents=True, exist_ok=True)
@@ -66,7 +70,9 @@ def write_gallery(folder: RunFolder) -> Path:
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             for page in range(1, pages + 1):
                 batch = list(islice(rows, ROWS_A_PAGE))
-                names = threads.map(lambda row: _thumbnail(base, row["image"], thumbnails), batch)
+                names = threads.map(
+                    lambda row: _thumbnail(base, row["image"], thumbnails, frame, background), batch
+                )
                 shown = [row | {"thumbnail": name} for row, name in zip(batch, names, strict=True)]
                 _write_page(folder, page, pages, total, shown)
     finally:
@@ -93,17 +99,20 @@ def _write_page(folder: RunFolder, page: int, pages: int, total: int, rows: list
     (folder.gallery / name).write_text(text, encoding="utf-8")
 
 
-def _thumbnail(base: Path, images: list[str] | None, folder: Path) -> str | None:
+def _thumbnail(
+    base: Path, images: list[str] | None, folder: Path, frame: Frame, background: str
+) -> str | None:
     """Make a thumbnail once; its name relative to the gallery, None where the picture can't be read."""
     if not images:
         return None
     path = os.path.join(base, images[0])  # noqa: PTH118  absolute paths stay as they are
-    name = f"{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:24]}.jpg"
+    what = f"{path}|{frame}|{background}".encode("utf-8", "surrogateescape")
+    name = f"{hashlib.sha256(what).hexdigest()[:24]}.jpg"
     target = folder / name
     if not target.exists():
         try:
             data = read_file(path)
-            image, _ = decode(path, data, read_header(data), _thumbnail_size, "first", "#ffffff")
+            image, _ = decode(path, data, read_header(data), _thumbnail_size, frame, background)
         except RowError:
             return None
         target.write_bytes(encode(image, "JPEG", 80, None).data)
