@@ -149,6 +149,7 @@ def test_an_outage_is_sat_out(tmp_path):
     assert len(pd.read_parquet(tmp_path / "run/failures.parquet")) == 0
 
 
+@pytest.mark.slow
 def test_refusals_without_a_word_of_the_limit_fail_no_row(tmp_path):
     """429 for two of three requests, no headers but Retry-After: it takes longer, nothing more."""
     draw_pictures(tmp_path / "p", 12)
@@ -172,6 +173,7 @@ def with_open_files(
     )
 
 
+@pytest.mark.slow
 def test_few_open_files(tmp_path):
     """The soft limit is raised; where the hard one is too low, fewer are sent at once, or a given number is refused."""
     draw_pictures(tmp_path / "p", 200)

@@ -125,6 +125,9 @@ DAMAGES = [
 ]  # fmt: skip
 
 
+USUAL = (cut, lose_part, lose_journal, overwrite_journal, lose_run_json)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Iterator[tuple[Path, str]]:
     """A folder with a finished run of 12 rows and one that failed, and the endpoint that it was made with."""
@@ -156,7 +159,9 @@ def again(run: Path, url: str) -> int:
     return stats(url)["answered_again"] - before
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "damage", [d if d in USUAL else pytest.param(d, marks=pytest.mark.slow) for d in DAMAGES]
+)
 def test_what_is_lost_is_asked_again_and_nothing_else(finished, run, damage, capsys):
     """Found by --check, mended by repair; then every row once, only the lost ones paid again."""
     _, url = finished
