@@ -72,7 +72,8 @@ def add_settings(parser: Parser) -> None:
         "--config",
         type=Path,
         metavar="TOML",
-        help="settings by the same names, flags win; also [[endpoint]] entries for several endpoints and keys",
+        help="settings by the same names, flags win; also [[endpoint]] entries for several endpoints and keys, and"
+        " [prices]",
     )
 
 
@@ -215,6 +216,8 @@ def _explain(error: Any, flags: dict[str, Any], file_path: Path | None) -> str:
     if not location:  # about several settings together
         return str(error["msg"]).removeprefix("Value error, ")
     fields, where = RunConfig.model_fields, ""
+    if location[0] == "prices":
+        return _explain_price(error, file_path)
     if len(location) > 2 and location[0] == "endpoint":
         fields, name = EndpointEntry.model_fields, str(location[2])
         where = _line_in_entry(name, location[1], file_path)
@@ -235,6 +238,20 @@ def _explain(error: Any, flags: dict[str, Any], file_path: Path | None) -> str:
     if name == "api_key_env":  # what stands there may well be the key
         return f"{where}: the NAME of a variable is needed here, never the key itself"
     return f"{where}: {message} (got {error['input']!r:.60}; {fields[name].description})"
+
+
+def _explain_price(error: Any, path: Path | None) -> str:
+    """What is wrong in [prices]: the model as far as it is known, and the line where it or the table begins."""
+    model = str(error["loc"][1]) if len(error["loc"]) > 1 else ""
+    lines = path.read_text(encoding="utf-8-sig").splitlines() if path else []
+    number = next((n for n, line in enumerate(lines, 1) if model and model in line), None)
+    where = f"{path}:{number}" if number else _line_of("prices", path)
+    name = ".".join(str(part) for part in error["loc"][1:])
+    message = error["msg"].removeprefix("Value error, ")
+    return (
+        f"{where}: prices: {f'{name}: ' if name else ''}{message} (currency, multiplier, or a model's name with"
+        " { input = 2.5, output = 10.0 } per million tokens; also cached, reasoning, multiplier)"
+    )
 
 
 def _line_in_entry(name: str, number: int, path: Path | None) -> str:

@@ -40,6 +40,7 @@ HINTS = {
     "wrong_address": "check the address: {endpoint}",
     "cannot_connect": "check the network and the address {endpoint}",
     "disk": "make room on the disk",
+    "budget": "go on with a larger budget, or look at what there is: captionmill report {run}",
     "usage_anomaly": "ask another endpoint or model in a new -o, or go on with --on-usage-anomaly warn; the answers that"
     " showed it are kept",
     "open_files": "raise the limit (ulimit -n), or give a smaller --concurrency",
@@ -215,7 +216,12 @@ def _stopped(job: Job, mill: Mill, stopped_by: RunError, left: int) -> int:
     for endpoint, entry, channel in zip(job.endpoints, job.config.endpoints(), mill.channels, strict=True):
         error = channel.put_aside or stopped_by
         if hint := HINTS.get(error.kind):
-            _tell("  " + hint.format(key_env=entry.api_key_env, endpoint=endpoint.url.partition("?")[0]))
+            _tell(
+                "  "
+                + hint.format(
+                    key_env=entry.api_key_env, endpoint=endpoint.url.partition("?")[0], run=job.run_path
+                )
+            )
         if channel.put_aside is None:
             break
     _tell(
@@ -243,8 +249,7 @@ def _totals(mill: Mill) -> str:
         parts.insert(1, f"{tally.done_before:,} finished before")
     if tally.reserved_tokens:
         parts.append(f"{tally.reserved_tokens:,} reserved for them")
-    if tally.cost_usd is not None:
-        parts.append(f"${tally.cost_usd:,.6f}")
+    parts += progress.money_facts(mill, places=6)
     if tally.unpriced:
         parts.append(f"no price for {tally.unpriced:,} answers")
     if tally.retries:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.nouns.money import money
 from pipeline.wiring.live import ChannelState
 from pipeline.wiring.mill import Mill
 
@@ -54,7 +55,7 @@ def line(mill: Mill) -> str:
 def _facts(mill: Mill) -> str:
     tally, states = mill.tally, mill.endpoint_states()
     working = [s for s in states if s.put_aside is None]
-    facts = [_tokens(working), f"${tally.cost_usd:.4f}" if tally.cost_usd is not None else ""]
+    facts = [_tokens(working), *money_facts(mill)]
     facts.append(f"{mill.in_flight}/{sum(s.most_in_flight for s in working)} out")
     if tally.retries:
         facts.append(f"{tally.retries} retries")
@@ -67,6 +68,17 @@ def _facts(mill: Mill) -> str:
     if any(s.usage_finding for s in states):
         facts.append("USAGE ODD")
     return ", ".join(filter(None, facts))
+
+
+def money_facts(mill: Mill, places: int = 4) -> list[str]:
+    """Money spent by this start, what the rest may cost, and what is left of the budget; as far as they are known."""
+    spent, rest = mill.tally.cost_usd, mill.cost_of_the_rest
+    facts = [] if spent is None else [f"{money(spent, mill.currency, places)} spent"]
+    if rest:
+        facts.append(f"~{money(rest, mill.currency)} to come")
+    if mill.budget is not None and (left := mill.budget.usd_left) is not None:
+        facts.append(f"{money(left, mill.currency)} of the budget left")
+    return facts
 
 
 def _tokens(states: list[ChannelState]) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.nouns.config import LimitSettings
-from pipeline.nouns.rows import HttpAnswer, Picture, Reply, Row, TokenEstimate
+from pipeline.nouns.rows import HttpAnswer, Picture, Reply, Row, Spending, TokenEstimate
 from pipeline.rules import faults, replies
 from pipeline.rules.concurrency import ConcurrencyController
 from pipeline.rules.health import EndpointHealth
@@ -101,6 +101,7 @@ def channel(
         "report": faults.limit_reports,
         "learn": lambda estimate, usage: None,
         "price": lambda reply: None,
+        "most": lambda estimate: Spending(1, estimate.prompt + estimate.longest_answer),
     }
     return Channel(
         name=name,

@@ -223,7 +223,9 @@ def test_help_shows_every_setting(capsys):
         main(["caption", "--help"])
     text = capsys.readouterr().out
     flags = set(re.findall(r"--([a-z-]+)", text))
-    assert {n.replace("_", "-") for n in set(RunConfig.model_fields) - {"endpoint"}} - flags == set()
+    assert {
+        n.replace("_", "-") for n in set(RunConfig.model_fields) - {"endpoint", "prices"}
+    } - flags == set()
 
 
 def test_unknown_commands(capsys):

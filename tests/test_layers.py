@@ -26,7 +26,7 @@ ROOMS = {
     "tenacity": {"rules.retry"},
     "genai_prices": {"rules.prices"},
     "jinja2": {"wiring.pages"},
-    "pyarrow": {"edges.parts", "edges.manifest", "wiring.report"},
+    "pyarrow": {"edges.parts", "edges.manifest", "wiring.report", "wiring.dataset", "wiring.spent"},
     "fcntl": {"edges.folder"},
     "numpy": {"pictures.metadata", "pictures.decode", "edges.manifest"},
     "pybase64": {"pictures.prepare"},

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from decimal import Decimal
 
 import pytest
-from genai_prices import Usage as PricedUsage
-from genai_prices import calc_price
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_chat import PICTURE
@@ -16,7 +13,6 @@ from scripted_chat import PICTURE
 from pipeline.nouns.config import API_ORDER, ChatSettings
 from pipeline.nouns.rows import Row, Usage
 from pipeline.rules import retry
-from pipeline.rules.prices import PriceBook
 from pipeline.rules.request import RequestBuilder
 from pipeline.rules.tokens import TokenEstimator, text_tokens
 
@@ -140,47 +136,3 @@ def test_backoff_grows_to_a_minute():
     for attempt in range(1, 40):
         longest = min(0.5 * 2 ** (attempt - 1), 60)
         assert longest / 2 <= retry.backoff_seconds(attempt, chance) <= longest
-
-
-# ------------------------------------------------------------------------------- prices
-
-
-@pytest.mark.parametrize(
-    ("model", "dollars"),
-    [
-        ("gpt-4-turbo-2024-04-09", "0.00616"),
-        ("claude-3-5-sonnet-20240620", "0.002544"),
-        ("gpt-4o", "0.00183"),
-        ("openai/gpt-4o", "0.00183"),
-    ],
-)
-def test_the_reference_usage_has_its_price(model, dollars):
-    """268 in and 116 out, the usage on the API page; routers' prefixes are understood."""
-    assert PriceBook().cost((model,), Usage(268, 116, 384)) == Decimal(dollars)
-
-
-def test_an_unknown_model_costs_none_not_zero():
-    """No price is None; so is an answer without usage."""
-    assert PriceBook().cost(("no-such-model-at-all", None), Usage(268, 116, 384)) is None
-    assert PriceBook().cost(("gpt-4o",), Usage()) is None
-
-
-def test_the_requested_model_serves_where_the_answered_one_has_no_price():
-    """A relay may answer under a name of its own."""
-    assert PriceBook().cost(("relay-special", "gpt-4o"), Usage(268, 116, 384)) == Decimal("0.00183")
-
-
-@given(
-    st.sampled_from(["gpt-4o", "gpt-4-turbo", "claude-3-5-sonnet-20240620", "gemini-2.5-pro", "gpt-5"]),
-    st.integers(0, 400_000),
-    st.integers(0, 20_000),
-    st.floats(0, 1),
-)
-def test_our_multiplication_is_the_price_tables(model, prompt, completion, cached_share):
-    """Rates multiplied here give what genai-prices itself calculates, cached tokens and tiers included."""
-    cached = int(prompt * cached_share)
-    theirs = calc_price(
-        PricedUsage(input_tokens=prompt, output_tokens=completion, cache_read_tokens=cached), model
-    ).total_price
-    ours = PriceBook().cost((model,), Usage(prompt, completion, None, cached))
-    assert ours == theirs.quantize(Decimal("1e-9"))

@@ -32,7 +32,18 @@ from pipeline.wiring.runner import Runner, Steps
 class Bench:
     """A runner with everything around it in memory. chat: one stand-in, or channels made from several."""
 
-    def __init__(self, chat, count=1, limiter=None, row_errors=(), prepare_seconds=0.0, steps=None, **limits):
+    def __init__(
+        self,
+        chat,
+        count=1,
+        limiter=None,
+        row_errors=(),
+        prepare_seconds=0.0,
+        steps=None,
+        *,
+        budget=None,
+        **limits,
+    ):
         self.limits = LimitSettings(**{"concurrency": 8, "max_retries": 3} | limits)
         self.chat = chat
         self.outcomes = {}
@@ -47,9 +58,21 @@ class Bench:
         self.row_errors = set(row_errors)
         self.prepare_seconds = prepare_seconds
         self.most_prepared = 0
-        run_steps = Steps(prepare=self.prepare, record=self.record, tell=self.told.append)
+        self.unanswered = []
+        run_steps = Steps(
+            prepare=self.prepare,
+            record=self.record,
+            tell=self.told.append,
+            unanswered=lambda kind, spending: self.unanswered.append((kind, spending)),
+        )
         self.runner = Runner(
-            run_steps, self.channels, self.limits, self.tally, random.Random(7), now=lambda: 1.0
+            run_steps,
+            self.channels,
+            self.limits,
+            self.tally,
+            random.Random(7),
+            budget=budget,
+            now=lambda: 1.0,
         )
 
     async def prepare(self, asked: list[Row]):

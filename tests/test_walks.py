@@ -439,7 +439,7 @@ def test_the_demo(tmp_path):
 
 
 def test_the_bar_on_a_terminal(tmp_path):
-    """A terminal gets a bar with rows, tokens a minute against the limit, and dollars."""
+    """A terminal gets a bar with rows, tokens a minute against the limit, and dollars: spent, to come, left."""
     import os
     import pty
     import subprocess
@@ -452,7 +452,7 @@ def test_the_bar_on_a_terminal(tmp_path):
         primary, secondary = pty.openpty()
         termios.tcsetwinsize(secondary, (40, 160))
         running = subprocess.Popen(
-            command("caption", "p", *MODEL, "--concurrency", 8, "--tpm", 500_000),
+            command("caption", "p", *MODEL, "--concurrency", 8, "--tpm", 500_000, "--budget-usd", 90),
             env=environment(url), cwd=tmp_path, stdout=secondary, stderr=secondary,
         )  # fmt: skip
         os.close(secondary)
@@ -469,4 +469,6 @@ def test_the_bar_on_a_terminal(tmp_path):
         assert running.wait() == 0
     text = shown.decode()
     assert re.search(r"\d+/30 ", text)
-    assert re.search(r"[\d,]+/500,000 tok/min, \$0\.\d+", text)
+    assert re.search(
+        r"[\d,]+/500,000 tok/min, \$0\.\d+ spent, ~\$0\.\d+ to come, \$\d+\.\d+ of the budget left", text
+    )

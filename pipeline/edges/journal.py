@@ -13,10 +13,12 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from ..nouns.errors import RunError
+from ..nouns.rows import Spending
 
 SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -26,6 +28,11 @@ CREATE TABLE IF NOT EXISTS waiting (seq INTEGER PRIMARY KEY, record TEXT NOT NUL
 CREATE TABLE IF NOT EXISTS failed (id TEXT PRIMARY KEY, kind TEXT NOT NULL, record TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS parts (
     number INTEGER PRIMARY KEY, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL, rows INTEGER NOT NULL);
+"""
+# attempts that brought no answer, and what they may have cost at the most; usd: decimal text, null without a price
+_UNANSWERED = """
+CREATE TABLE IF NOT EXISTS unanswered (
+    kind TEXT PRIMARY KEY, attempts INTEGER NOT NULL, tokens INTEGER NOT NULL, usd TEXT) WITHOUT ROWID;
 """
 _BUSY_SECONDS = 30.0
 
@@ -86,8 +93,10 @@ class Journal:
     def _create(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            self._db.executescript(_SCHEMA)
+            self._db.executescript(_SCHEMA + _UNANSWERED)
             self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        elif version == SCHEMA_VERSION:
+            self._db.executescript(_UNANSWERED)
 
     def _check_version(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -109,8 +118,11 @@ class Journal:
 
     # ---- writing
 
-    def commit(self, entries: Iterable[Entry]) -> None:
-        """Make a group of finished rows durable: all of them or none. Raises RunError (disk full ...)."""
+    def commit(self, entries: Iterable[Entry], unanswered: Mapping[str, Spending] | None = None) -> None:
+        """Make a group of finished rows durable: all of them or none. Raises RunError (disk full ...).
+
+        unanswered: attempts that brought no answer since the last commit, by kind.
+        """
         seq = self._next_seq
         finished, waiting, failed, answered_ids = [], [], [], []
         for entry in entries:
@@ -131,7 +143,20 @@ class Journal:
             )
             self._db.executemany("INSERT OR REPLACE INTO failed VALUES (?, ?, ?)", failed)
             self._db.executemany("DELETE FROM failed WHERE id = ?", answered_ids)
+            if unanswered:
+                self._add_unanswered(unanswered)
         self._next_seq = seq
+
+    def _add_unanswered(self, more: Mapping[str, Spending]) -> None:
+        known = self.unanswered()
+        sums = {kind: known.get(kind, Spending()) + spending for kind, spending in more.items()}
+        self._db.executemany(
+            "INSERT OR REPLACE INTO unanswered VALUES (?, ?, ?, ?)",
+            (
+                (k, s.requests, s.tokens, None if s.usd is None else format(s.usd, "f"))
+                for k, s in sums.items()
+            ),
+        )
 
     def note_part(self, part: Part) -> None:
         """The part has its final name: its records need no longer wait."""
@@ -283,6 +308,13 @@ class Journal:
 
     def failed_kinds(self) -> dict[str, int]:
         return dict(self._query("SELECT kind, count(*) FROM failed GROUP BY kind ORDER BY 2 DESC"))
+
+    def unanswered(self) -> dict[str, Spending]:
+        """Attempts of all starts that brought no answer, by kind; empty in a journal that does not keep them."""
+        if not self._query("SELECT 1 FROM sqlite_schema WHERE name = 'unanswered'"):
+            return {}
+        rows = self._query("SELECT kind, attempts, tokens, usd FROM unanswered ORDER BY attempts DESC")
+        return {k: Spending(n, tokens, None if usd is None else Decimal(usd)) for k, n, tokens, usd in rows}
 
     def parts(self) -> list[Part]:
         return [Part(*row) for row in self._query("SELECT * FROM parts ORDER BY number")]

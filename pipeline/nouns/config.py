@@ -25,6 +25,8 @@ from pydantic import (
 # settings of the one endpoint; where there are several, each entry has them
 _OF_AN_ENDPOINT = ("base_url", "api_key_env", "tpm", "rpm", "concurrency")
 
+UNBOUNDED_ANSWER_TOKENS = 4096
+
 DEFAULT_PROMPT = "Describe this image in one or two sentences."
 
 # in the order of the API page; `detail` belongs to the picture, `param` is spread
@@ -154,9 +156,18 @@ class ChatSettings(Group):
         return param
 
     @property
+    def has_longest_answer(self) -> bool:
+        return bool(self.max_completion_tokens or self.max_tokens)
+
+    @property
     def answer_tokens(self) -> int:
         """Tokens that the answers to one row may take at the most; a guess of 300 where no bound is set."""
         return (self.max_completion_tokens or self.max_tokens or 300) * (self.n or 1)
+
+    @property
+    def most_answer_tokens(self) -> int:
+        """The same for money, where a guess must not be too low: what no caption takes, where no bound is set."""
+        return self.answer_tokens if self.has_longest_answer else UNBOUNDED_ANSWER_TOKENS * (self.n or 1)
 
 
 class ImageSettings(Group):
@@ -245,6 +256,20 @@ class LimitSettings(Group):
     deadline: Deadline | None = Field(
         None, description="stop, resumable, after this long: 8h, 90m, 1h30m, 600s; or at a time of day: 07:00"
     )
+    budget_usd: Annotated[Decimal, Field(gt=0, le=10**9)] | None = Field(
+        None,
+        description="most money for the whole run, all its starts together; stops before it is passed [any]",
+    )
+    budget_tokens: Annotated[int, Field(gt=0, le=10**15)] | None = Field(
+        None, description="most tokens for the whole run, in and out [any]"
+    )
+    budget_requests: PositiveInt | None = Field(
+        None, description="most requests for the whole run, refused and repeated ones too [any]"
+    )
+
+    @property
+    def has_budget(self) -> bool:
+        return any(b is not None for b in (self.budget_usd, self.budget_tokens, self.budget_requests))
 
 
 class EndpointSettings(Group):
@@ -278,12 +303,51 @@ class RunSettings(Group):
     )
 
 
-class Price(Group):
-    """Dollars per million tokens. cached: None where cached tokens cost as much as others."""
+MoneyPerMillion = Annotated[Decimal, Field(ge=0, le=10**6)]
+Multiplier = Annotated[Decimal, Field(ge=0, le=1000)]
 
-    input: Decimal = Field(ge=0, le=10**6)
-    output: Decimal = Field(ge=0, le=10**6)
-    cached: Decimal | None = Field(None, ge=0, le=10**6)
+
+class Price(Group):
+    """Money per million tokens, in the currency of the table.
+
+    input, output: None for the list price. cached, reasoning: None where such tokens cost as much as the
+    other input or output. multiplier: of all of it, as a relay's ratio; None for 1, of a list price for the
+    table's own.
+    """
+
+    input: MoneyPerMillion | None = None
+    output: MoneyPerMillion | None = None
+    cached: MoneyPerMillion | None = None
+    reasoning: MoneyPerMillion | None = None
+    multiplier: Multiplier | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.input is None) != (self.output is None):
+            raise ValueError("input and output: give both, or neither for the list price")
+        if self.input is None and (self.cached is not None or self.reasoning is not None):
+            raise ValueError("cached and reasoning go with input and output")
+        if self.input is None and self.multiplier is None:
+            raise ValueError("input and output are needed, or a multiplier of the list price")
+        return self
+
+
+class PriceTable(Group):
+    """[prices] of the TOML: what models cost, by name; every key that is none of ours is a model's.
+
+    currency: what the figures are in. multiplier: of the list price of models that do not stand here.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Price]
+
+    currency: str = Field("USD", min_length=1, max_length=12)
+    multiplier: Multiplier | None = None
+
+    @property
+    def models(self) -> dict[str, Price]:
+        """By name, as given; * stands for any characters."""
+        return self.__pydantic_extra__ or {}
 
 
 class EndpointEntry(Group):
@@ -298,9 +362,7 @@ class EndpointEntry(Group):
     tpm: Rate = Field(None, description="tokens per minute there, a number or auto")
     rpm: Rate = Field(None, description="requests per minute there, a number or auto")
     concurrency: Concurrency = Field(None, description="requests in flight there, a number or auto")
-    price: Price | None = Field(
-        None, description="{ input = 2.5, output = 10.0 }, dollars per million tokens"
-    )
+    price: Price | None = Field(None, description="{ input = 2.5, output = 10.0 }, money per million tokens")
     weight: float = Field(
         1.0,
         ge=0,
@@ -309,13 +371,14 @@ class EndpointEntry(Group):
     )
 
 
-class SeveralEndpoints(Group):
-    """Endpoints that work on one run together. Only in the TOML."""
+class TableSettings(Group):
+    """What stands in tables of the TOML only: endpoints that work on one run together, and prices."""
 
     endpoint: tuple[EndpointEntry, ...] = Field((), description="[[endpoint]] entries")
+    prices: PriceTable | None = Field(None, description="[prices] by model")
 
 
-class RunConfig(ChatSettings, ImageSettings, LimitSettings, EndpointSettings, RunSettings, SeveralEndpoints):
+class RunConfig(ChatSettings, ImageSettings, LimitSettings, EndpointSettings, RunSettings, TableSettings):
     """All settings of one start, flat: the names of flags and of TOML keys."""
 
     @model_validator(mode="after")

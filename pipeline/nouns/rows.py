@@ -79,7 +79,8 @@ class TokenEstimate:
 
     formula: prompt and pictures by the provider's formula. prompt: the same, corrected by what answers
     have shown. longest_answer: all that max_tokens and n allow. likely_answer: by what answers have shown.
-    pictures: the part of `formula` that is pictures.
+    pictures: the part of `formula` that is pictures. most_prompt, most_answer: what money is held back for;
+    None where that is `prompt` and `longest_answer`.
     """
 
     formula: int
@@ -87,6 +88,8 @@ class TokenEstimate:
     longest_answer: int
     likely_answer: int
     pictures: int = 0
+    most_prompt: int | None = None
+    most_answer: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,28 @@ class Usage:
         """Both together; a count that either lacks counts as the other's."""
         pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         return Usage(*((a or 0) + (b or 0) if (a, b) != (None, None) else None for a, b in pairs))
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What requests cost. usd: money in the run's currency, None where no price is known."""
+
+    requests: int = 0
+    tokens: int = 0
+    usd: Decimal | None = None
+
+    def __add__(self, other: Spending) -> Spending:
+        return Spending(
+            self.requests + other.requests, self.tokens + other.tokens, _both(self.usd, other.usd)
+        )
+
+    def __sub__(self, other: Spending) -> Spending:
+        minus = None if other.usd is None else -other.usd
+        return Spending(self.requests - other.requests, self.tokens - other.tokens, _both(self.usd, minus))
+
+
+def _both(one: Decimal | None, other: Decimal | None) -> Decimal | None:
+    return None if one is None and other is None else (one or Decimal(0)) + (other or Decimal(0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from ..nouns.errors import AccountError, AnswerError, RateLimited, RowError, ServerBusy
+from ..nouns.errors import AccountError, AnswerError, ConnectionLost, RateLimited, RowError, ServerBusy
 from ..nouns.rows import HttpAnswer, LimitReport
 
 RELAY_HEADERS = ("x-oneapi-request-id", "x-new-api-version")
@@ -133,6 +133,17 @@ def read_error(answer: HttpAnswer, endpoint_kind: str = "auto") -> AnswerError:
         wait = retry_after_seconds(answer.headers, text.message, body)
         return error(message, kind=kind, http_status=answer.status, retry_after_seconds=wait)
     return error(message, kind=kind, http_status=answer.status)
+
+
+# a gateway gave up waiting for an upstream that may have gone on and billed it
+_GATEWAY_TIMEOUTS = frozenset({408, 504, 520, 522, 524})
+
+
+def may_be_billed(error: AnswerError) -> bool:
+    """Whether an attempt that brought no answer may be on the invoice all the same: half an answer, silence."""
+    if isinstance(error, ConnectionLost):
+        return error.kind != "cannot_connect"
+    return error.kind == "broken_answer" or error.http_status in _GATEWAY_TIMEOUTS
 
 
 def _location(answer: HttpAnswer) -> ErrorText | None:

@@ -15,6 +15,10 @@ from ..nouns.rows import TokenEstimate, Usage
 
 _REMEMBERED = 101
 _FEWEST_TO_LEARN = 5
+# of what is held back for a prompt: over the most that was seen, before anything was, and a chat template's own
+_MARGIN = 1.05
+_UNLEARNED_RATIO = 1.25
+_TEMPLATE_TOKENS = 64
 _LEARN_EVERY = 8  # sorting for a quantile each time would cost more than it brings
 
 
@@ -31,12 +35,14 @@ class _Recent:
 
     def __init__(self) -> None:
         self._values: deque[float] = deque(maxlen=_REMEMBERED)
+        self.most = 0.0
 
     def __len__(self) -> int:
         return len(self._values)
 
     def add(self, value: float) -> None:
         self._values.append(value)
+        self.most = value if value > self.most else max(self._values)
 
     def quantile(self, share: float) -> float:
         ordered = sorted(self._values)
@@ -58,6 +64,7 @@ class TokenEstimator:
         self._picture_tokens = picture_tokens
         self._detail = chat.detail
         self._longest_answer = chat.answer_tokens
+        self._most_answer = chat.most_answer_tokens
         self._system_tokens = text_tokens(chat.system) if chat.system else 0
         self._ratios: dict[int | None, _Recent] = {None: _Recent()}  # by size class; None: all
         self._corrections: dict[int | None, float] = {}
@@ -76,7 +83,17 @@ class TokenEstimator:
             longest_answer=self._longest_answer,
             likely_answer=self._likely_answer,
             pictures=pictures,
+            most_prompt=math.ceil(formula * self._most_ratio(_size_class(formula)) * _MARGIN)
+            + _TEMPLATE_TOKENS,
+            most_answer=self._most_answer,
         )
+
+    def _most_ratio(self, size_class: int) -> float:
+        """The most that was lately reported for a token of the formula; what text and templates may add, before."""
+        recent = self._ratios.get(size_class)
+        if recent is None or len(recent) < _FEWEST_TO_LEARN:
+            recent = self._ratios[None]
+        return max(recent.most, 1.0 if len(recent) >= _FEWEST_TO_LEARN else _UNLEARNED_RATIO)
 
     def learn(self, estimate: TokenEstimate, usage: Usage) -> None:
         """Take in what a request really cost; an answer without usage teaches nothing."""

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Literal
 
 from ..nouns.errors import AnswerError, RateLimited, RunError, TransientError
-from ..nouns.rows import Failure, HttpAnswer, LimitReport, Picture, Reply, Row, TokenEstimate, Usage
+from ..nouns.rows import Failure, HttpAnswer, LimitReport, Picture, Reply, Row, Spending, TokenEstimate, Usage
 from ..rules.concurrency import ConcurrencyController
 from ..rules.health import EndpointHealth
 from ..rules.limiter import Admission, Limiter
@@ -21,7 +21,10 @@ OVERLOAD_KINDS = frozenset({"overloaded", "saturated", "no_channel"})
 
 @dataclass(frozen=True, slots=True)
 class EndpointSteps:
-    """What is done to a row at one endpoint, in order. Tests pass plain functions, jobs the real ones."""
+    """What is done to a row at one endpoint, in order. Tests pass plain functions, jobs the real ones.
+
+    price: of an answer; None where there is none. most: what an attempt may cost at the most.
+    """
 
     estimate: Callable[[Row, tuple[Picture, ...]], TokenEstimate]
     build: Callable[[Row, tuple[Picture, ...], int | None], bytes]
@@ -30,16 +33,21 @@ class EndpointSteps:
     report: Callable[[HttpAnswer], tuple[LimitReport | None, LimitReport | None]]
     learn: Callable[[TokenEstimate, Usage], None]
     price: Callable[[Reply], Decimal | None]
+    most: Callable[[TokenEstimate], Spending]
 
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """Permission for one attempt, and what is known of it afterwards. sent_at: by the loop's clock."""
+    """Permission for one attempt, and what is known of it afterwards.
+
+    most: what it may cost at the most. sent_at: by the loop's clock.
+    """
 
     channel: Channel
     estimate: TokenEstimate
     reserved_tokens: int
     admission: Admission
+    most: Spending
     is_probe: bool = False
     sent_at: float = 0.0
     latency_seconds: float | None = None
@@ -121,7 +129,7 @@ class Channel:
     def admit(self, now: float, estimate: TokenEstimate) -> Ticket:
         """Take place and tokens for one attempt; `leave` gives the place back."""
         tokens = self.reservation(estimate)
-        ticket = Ticket(self, estimate, tokens, self.limiter.take(now, tokens))
+        ticket = Ticket(self, estimate, tokens, self.limiter.take(now, tokens), self.steps.most(estimate))
         self.pace.sent(now, tokens)
         self.in_flight += 1
         if self.health.is_probing:
@@ -173,6 +181,12 @@ class Channel:
         self.steps.learn(ticket.estimate, usage)
         if usage.total_tokens and self.charge != "reserved":
             self._settle(now, ticket, usage.total_tokens)
+
+    def spent(self, ticket: Ticket, reply: Reply) -> Spending:
+        """What an answer cost; the most that was held back for it where it does not say."""
+        if reply.usage.total_tokens is None:
+            return ticket.most
+        return Spending(1, reply.usage.total_tokens, self.steps.price(reply))
 
     def _settle(self, now: float, ticket: Ticket, used_tokens: int) -> None:
         self.limiter.settle(now, ticket.admission, used_tokens)

@@ -14,6 +14,7 @@ part. The event loop waits for neither.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ from ..edges import parts
 from ..edges.folder import RunFolder
 from ..edges.journal import Entry, Journal, Part
 from ..nouns.errors import RunError
+from ..nouns.rows import Spending
 
 LONGEST_WAIT_FOR_PART_SECONDS = 120.0
 GRACE_SECONDS = 60.0  # for somebody to make room on a full disk
@@ -45,6 +47,7 @@ class Checkpoint:
         self._journal_thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._parts_thread = ThreadPoolExecutor(1, thread_name_prefix="parts")
         self._pending: list[tuple[Entry, asyncio.Future[None]]] = []
+        self._unanswered: dict[str, Spending] = {}
         self._committing: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
         self._waiting_rows = journal.waiting_count()
@@ -57,6 +60,10 @@ class Checkpoint:
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_groups())
         await committed
+
+    def unanswered(self, kind: str, spending: Spending) -> None:
+        """Note an attempt that brought no answer; durable with the next row, or at the end."""
+        self._unanswered[kind] = self._unanswered.get(kind, Spending()) + spending
 
     async def _commit_groups(self) -> None:
         """One transaction after the other; each takes all that came while the last one was written."""
@@ -88,9 +95,10 @@ class Checkpoint:
         """One transaction. On a full disk again for a while: nothing new is sent meanwhile, since every
         worker waits for its row, and the answers that are in memory are paid for."""
         give_up_at = loop.time() + self.grace_seconds
+        unanswered, self._unanswered = self._unanswered, {}
         while True:
             try:
-                await loop.run_in_executor(self._journal_thread, self._journal.commit, group)
+                await loop.run_in_executor(self._journal_thread, self._journal.commit, group, unanswered)
                 return
             except RunError as error:
                 if error.kind != "disk" or loop.time() >= give_up_at:
@@ -149,8 +157,11 @@ class Checkpoint:
             await self._committing
         if self._writing is not None:
             await asyncio.wait([self._writing])
-        await self._write_parts(at_least_rows=1)
         loop = asyncio.get_running_loop()
+        if self._unanswered:  # figures for the report: no reason to hold up the rest
+            with contextlib.suppress(RunError):
+                await loop.run_in_executor(self._journal_thread, self._journal.commit, [], self._unanswered)
+        await self._write_parts(at_least_rows=1)
         await loop.run_in_executor(self._parts_thread, self._write_failures)
 
     def _write_failures(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ..edges.chat import ChatClient, Endpoint
 from ..nouns.config import EndpointEntry, RunConfig
 from ..nouns.errors import AnswerError
-from ..nouns.rows import HttpAnswer, Picture, Reply, Row, TokenEstimate
+from ..nouns.rows import HttpAnswer, Picture, Reply, Row, Spending, TokenEstimate
 from ..rules import faults, replies
 from ..rules.concurrency import ConcurrencyController
 from ..rules.health import EndpointHealth
@@ -34,7 +34,6 @@ def connect(
     client: need not be open yet. tell: gets a line where the endpoint rests or works again.
     """
     endpoint, model = client.endpoint, entry.model or config.model
-    own_rates = prices.own_rates(entry.price) if entry.price else None
     estimator = TokenEstimator(config, vision_model(model, config.image_rules).family.tokens)
 
     def estimate(row: Row, pictures: tuple[Picture, ...]) -> TokenEstimate:
@@ -52,6 +51,12 @@ def connect(
             raise _scrubbed(faults.read_error(answer, config.endpoint_kind), endpoint)
         return reply
 
+    def most(estimate: TokenEstimate) -> Spending:
+        prompt = estimate.prompt if estimate.most_prompt is None else estimate.most_prompt
+        answer = estimate.longest_answer if estimate.most_answer is None else estimate.most_answer
+        rates = prices.rates((model,), entry.price)
+        return Spending(1, prompt + answer, None if rates is None else rates.most(prompt, answer))
+
     return Channel(
         name=endpoint.name,
         model=model,
@@ -62,7 +67,8 @@ def connect(
             read=read,
             report=lambda answer: faults.limit_reports(answer, config.rate_limit_headers),
             learn=estimator.learn,
-            price=lambda reply: prices.cost((reply.model, model), reply.usage, own_rates),
+            price=lambda reply: prices.cost((reply.model, model), reply.usage, entry.price),
+            most=most,
         ),
         limiter=Limiter(entry.tpm, entry.rpm, config.burst_seconds),
         concurrency=entry.concurrency or ConcurrencyController(config.max_concurrency),

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ..nouns.errors import RowError
-from ..nouns.rows import Picture, Row, TokenEstimate
+from ..nouns.rows import Picture, Row, Spending, TokenEstimate
+from ..rules.budget import Budget
 from .channel import Channel, Ticket
 
 
@@ -41,10 +42,11 @@ class _Waiter:
 
 
 class Gate:
-    """Lets rows through to the channels. Asks only the event loop for time."""
+    """Lets rows through to the channels. Asks only the event loop for time. budget: None for no bound."""
 
-    def __init__(self, channels: Sequence[Channel]) -> None:
+    def __init__(self, channels: Sequence[Channel], budget: Budget | None = None) -> None:
         self.channels = tuple(channels)
+        self._budget = budget
         self._line: deque[_Waiter] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -55,7 +57,8 @@ class Gate:
     async def admit(self, ask: Ask) -> Ticket:
         """Wait for the turn, for a place and for tokens. The ticket must be given back with `leave`.
 
-        Raises RowError where the request is above what a whole minute allows at any endpoint.
+        Raises RowError where the request is above what a whole minute allows at any endpoint, RunError
+        where the budget is reached.
         """
         waiter = _Waiter(ask, asyncio.get_running_loop().create_future())
         self._line.append(waiter)
@@ -67,13 +70,19 @@ class Gate:
             if waiter.turn.done() and not waiter.turn.cancelled() and not waiter.turn.exception():
                 ticket = waiter.turn.result()  # let through in the moment in which it was given up
                 ticket.channel.unused(asyncio.get_running_loop().time(), ticket)
+                self._settle(ticket, Spending())
             self.poke()
             raise
 
-    def leave(self, ticket: Ticket) -> None:
-        """The attempt is over; the next may come."""
+    def leave(self, ticket: Ticket, spent: Spending | None = None) -> None:
+        """The attempt is over; the next may come. spent: what it cost; None for what was held back for it."""
         ticket.channel.leave(ticket)
+        self._settle(ticket, ticket.most if spent is None else spent)
         self.poke()
+
+    def _settle(self, ticket: Ticket, spent: Spending) -> None:
+        if self._budget is not None:
+            self._budget.settle(ticket.most, spent)
 
     def poke(self) -> None:
         """Something changed: let through as many as there is room for now."""
@@ -122,8 +131,20 @@ class Gate:
                 best = channel
         if best is None:
             return shortest
-        waiter.turn.set_result(best.admit(now, waiter.estimates[best]))
+        self._let_through(waiter, best, now)
         return float("inf")
+
+    def _let_through(self, waiter: _Waiter, channel: Channel, now: float) -> None:
+        """Unless too little of the budget is left for it."""
+        estimate, budget = waiter.estimates[channel], self._budget
+        if budget is not None and not budget.fits(most := channel.steps.most(estimate)):
+            if not budget.has_requests_out:
+                waiter.turn.set_exception(budget.reached(most))
+            return
+        ticket = channel.admit(now, estimate)
+        if budget is not None:
+            budget.hold_back(ticket.most)
+        waiter.turn.set_result(ticket)
 
     def _estimate(self, waiter: _Waiter) -> None:
         """Where the row may go at all, and what it needs there.
@@ -135,7 +156,7 @@ class Gate:
         for channel in [c for c in in_service if c not in waiter.ask.avoid] or in_service:
             estimate = channel.steps.estimate(waiter.ask.row, waiter.ask.pictures)
             if (longer := waiter.ask.answer_tokens) is not None:
-                estimate = replace(estimate, longest_answer=longer, likely_answer=longer)
+                estimate = replace(estimate, longest_answer=longer, likely_answer=longer, most_answer=longer)
             try:
                 channel.limiter.refuse_impossible(channel.reservation(estimate))
             except RowError as error:

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from ..nouns.rows import Outcome, Row, Tally
 from ..pictures.pool import PicturePool
 from ..pictures.prepare import PicturePreparer
 from ..pictures.remote import RemotePictures
+from ..rules.budget import Budget
 from ..rules.prices import PriceBook
 from ..vision.sizes import picture_bounds
 from . import deadline, live
@@ -35,6 +37,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .connect import connect
 from .live import ChannelState, LoopLag
 from .runner import Runner, Steps
+from .spent import spent_before
 
 _LOOKUP_ROWS = 256
 EXAMPLES = 5
@@ -75,7 +78,8 @@ class Mill:
         self._manifest = manifest
         config = job.config
         self.tally = Tally(total=survey.total)
-        self._prices = PriceBook()
+        self._prices = PriceBook(config.prices)
+        self.budget: Budget | None = None
         self._clients = tuple(
             ChatClient(endpoint, config.timeout, config.connect_timeout, config.read_timeout, config.proxy)
             for endpoint in job.endpoints
@@ -125,11 +129,41 @@ class Mill:
             mill = cls(job, folder, survey, manifest, tell)
             mill._checkpoint = open_checkpoint(folder, job.config.rows_per_part)
             mill._check_kinds()
+            if config.has_budget:
+                mill.budget = mill._open_budget()
             mill._write_run()
         except BaseException:
             folder.unlock()
             raise
         return mill
+
+    def _open_budget(self) -> Budget:
+        """With what earlier starts have spent. Raises UsageError where a budget in money cannot be kept."""
+        config = self._job.config
+        unpriced = [
+            entry.model or config.model
+            for entry in config.endpoints()
+            if self._prices.rates((entry.model or config.model,), entry.price) is None
+        ]
+        if config.budget_usd is not None and unpriced:
+            raise UsageError(
+                f"--budget-usd: no price is known for {', '.join(dict.fromkeys(unpriced))}, so nobody could say when it"
+                f' is spent. Give one in the TOML ([prices."{unpriced[0]}"] input = ..., output = ..., per million'
+                " tokens), or hold the run by --budget-tokens"
+            )
+        spent = spent_before(self.folder, self._prices)
+        if config.budget_usd is not None and spent.usd is None and spent.requests:
+            raise UsageError(
+                f"--budget-usd: {self.folder.path} holds answers for which no price is known; give them one in [prices]"
+            )
+        if not config.has_longest_answer:
+            self._tell(
+                f"without --max-tokens {config.most_answer_tokens:,} tokens of the budget are held back for each answer that"
+                " is out"
+            )
+        return Budget(
+            config.budget_usd, config.budget_tokens, config.budget_requests, spent, self._prices.currency
+        )
 
     def close(self) -> None:
         """Let go of the folder. Safe to call twice."""
@@ -157,7 +191,7 @@ class Mill:
                 if remote is not None:
                     await stack.enter_async_context(remote)
                 steps = self._steps(pool, self._checkpoint)
-                runner = Runner(steps, self.channels, config, self.tally, self._chance)
+                runner = Runner(steps, self.channels, config, self.tally, self._chance, budget=self.budget)
                 self._runner = runner
                 if config.deadline is not None:
                     stack.enter_context(_cancelled_at_the_end(deadline.keep(config.deadline, runner.stop)))
@@ -199,6 +233,18 @@ class Mill:
         return tally.total - tally.done_before - tally.answered - tally.failed
 
     @property
+    def currency(self) -> str:
+        """Of all money of this run."""
+        return self._prices.currency
+
+    @property
+    def cost_of_the_rest(self) -> Decimal | None:
+        """What the rows that are left may cost, going by the answers of this start; None before the first."""
+        tally = self.tally
+        priced = tally.answered - tally.unpriced
+        return tally.cost_usd / priced * self.rows_left if tally.cost_usd is not None and priced else None
+
+    @property
     def is_interrupted(self) -> bool:
         return self._is_interrupted
 
@@ -225,7 +271,13 @@ class Mill:
                 text = endpoint.scrub_record(text)
             await checkpoint.record(Entry(row.id, kind, text, row.content_hash))
 
-        return Steps(prepare=pool.prepare, record=record, tell=self._tell, prepare_at_once=pool.calls_at_once)
+        return Steps(
+            prepare=pool.prepare,
+            record=record,
+            tell=self._tell,
+            unanswered=checkpoint.unanswered,
+            prepare_at_once=pool.calls_at_once,
+        )
 
     # ---- which rows
 

@@ -32,7 +32,9 @@ from ..nouns.errors import (
     ServerBusy,
     TransientError,
 )
-from ..nouns.rows import Failure, Outcome, Picture, Prepared, Reply, Row, Tally
+from ..nouns.rows import Failure, Outcome, Picture, Prepared, Reply, Row, Spending, Tally
+from ..rules.budget import Budget
+from ..rules.faults import may_be_billed
 from ..rules.retry import call, retrying
 from .ahead import Ahead
 from .channel import Channel, Ticket
@@ -53,13 +55,15 @@ class Steps:
     """What is done to a row apart from sending it. Tests pass plain functions, jobs the real ones.
 
     prepare: may do fewer rows than asked, at least one. prepare_at_once: how many calls of it may run.
-    tell: gets a line that the user should see at once.
+    tell: gets a line that the user should see at once. unanswered: gets the kind of an attempt that brought
+    no answer that counts, and what it may have cost at the most.
     """
 
     prepare: Callable[[list[Row]], Awaitable[list[Prepared]]]
     record: Callable[[Outcome], Awaitable[None]]
     tell: Callable[[str], None]
     prepare_at_once: int = 2
+    unanswered: Callable[[str, Spending], None] = lambda kind, spending: None  # noqa: ARG005  nobody keeps account
 
 
 @dataclass(slots=True)
@@ -75,9 +79,9 @@ class _Trace:
 class Runner:
     """Takes rows through their journey.
 
-    channels: the endpoints, at least one. limits: retries and pauses. chance: for the jitter. now: Unix
-    time, for the columns; all waiting goes by the event loop's clock. Read `tally` at any time;
-    `stopped_by` after `run`.
+    channels: the endpoints, at least one. limits: retries and pauses. chance: for the jitter. budget: None
+    for no bound. now: Unix time, for the columns; all waiting goes by the event loop's clock. Read `tally`
+    at any time; `stopped_by` after `run`.
     """
 
     def __init__(
@@ -87,10 +91,12 @@ class Runner:
         limits: LimitSettings,
         tally: Tally,
         chance: random.Random,
+        *,
+        budget: Budget | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._steps = steps
-        self._gate = Gate(channels)
+        self._gate = Gate(channels, budget)
         # one for each request that may be out; it takes the next row when its answer is safe, so that no
         # more than that many answers can be lost, whatever happens
         self._workers = sum(channel.ceiling for channel in channels)
@@ -237,7 +243,9 @@ class Runner:
         last = trace.last
         try:
             longer = await self._attempt(ask, trace)
-        except (RowError, TransientError, AccountError):
+        except (RowError, TransientError, RunError) as error:
+            if isinstance(error, RunError) and not isinstance(error, AccountError):  # the budget, say
+                self.stop(error)
             trace.last = last
             return cut
         except asyncio.CancelledError:
@@ -245,6 +253,7 @@ class Runner:
                 raise
             trace.last = last  # the answer that was cut is paid for, and is saved
             return cut
+        self._steps.unanswered("length", Spending(requests=1))  # what it cost is in the row's usage
         return replace(longer, usage=cut.usage + longer.usage)
 
     async def _attempt(self, ask: Ask, trace: _Trace) -> Reply:
@@ -284,14 +293,22 @@ class Runner:
         trace.last = ticket
         trace.attempts += 1
         self.tally.attempts += 1
+        spent = ticket.most
         try:
-            return await ticket.channel.send(ticket, ask.row, ask.pictures, ask.answer_tokens)
+            reply = await ticket.channel.send(ticket, ask.row, ask.pictures, ask.answer_tokens)
+            spent = ticket.channel.spent(ticket, reply)
         except AnswerError as error:
+            spent = ticket.most if may_be_billed(error) else Spending(requests=1)
+            self._steps.unanswered(error.kind, spent)
             self._failed(error, ask, trace, ticket)
+            raise
+        except asyncio.CancelledError:
+            self._steps.unanswered("given_up", spent)
             raise
         finally:
             self._leave()
-            self._gate.leave(ticket)
+            self._gate.leave(ticket, spent)
+        return reply
 
     def _failed(self, error: AnswerError, ask: Ask, trace: _Trace, ticket: Ticket) -> None:
         """What a failed attempt means for the others."""
