@@ -20,7 +20,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from pydantic import ValidationError
 
 from pipeline.edges.chat import Endpoint, chat_completions_url
-from pipeline.nouns.config import GROUPS, EndpointEntry, RunConfig
+from pipeline.nouns.config import GROUPS, EndpointEntry, PriceTable, RunConfig
 from pipeline.nouns.errors import UsageError
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
@@ -110,6 +110,18 @@ def read_settings(arguments: argparse.Namespace) -> RunConfig:
     except ValidationError as error:
         lines = dict.fromkeys(_explain(e, flags, file_path) for e in error.errors())
         raise UsageError("\n".join(lines)) from None
+
+
+def read_prices(path: Path | None) -> PriceTable | None:
+    """The [prices] of a TOML file with whatever else in it; None where there are none. Raises UsageError."""
+    file, _ = _read_toml(path)
+    if "prices" not in file:
+        return None
+    try:
+        return PriceTable.model_validate(file["prices"])
+    except ValidationError as error:
+        lines = (_explain_price(e | {"loc": ("prices", *e["loc"])}, path) for e in error.errors())
+        raise UsageError("\n".join(dict.fromkeys(lines))) from None
 
 
 def read_endpoints(config: RunConfig) -> tuple[Endpoint, ...]:

@@ -18,6 +18,7 @@ from pipeline.nouns.config import RunConfig
 from pipeline.wiring import pages
 from pipeline.wiring.mill import Job
 from pipeline.wiring.report import read_report
+from pipeline.wiring.report_page import write_report
 
 from . import caption, exit_codes, report
 from .arguments import Parser
@@ -41,11 +42,12 @@ def main(argv: list[str]) -> int:
     print()
     _print_answers(folder)
     print()
-    print(report.as_text(read_report(folder)))
+    what_it_came_to = read_report([folder])
+    print(report.as_text(what_it_came_to))
     print("(prices as if gpt-4o had answered; nothing was paid)\n")
     print(f"dataset   {folder.results}    pandas.read_parquet({str(folder.results)!r})")
     print(f"failures  {folder.failures}")
-    print(f"report    {pages.write_report(folder, read_report(folder))}")
+    print(f"report    {write_report(folder, what_it_came_to)}")
     print(f"gallery   {pages.write_gallery(folder)}")
     return exit_codes.ANSWERED if code == exit_codes.SOME_FAILED else code
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 from pipeline.edges.folder import RunFolder
+from pipeline.nouns.money import money
 from pipeline.wiring.checkup import check
 from pipeline.wiring.live import ChannelState
-from pipeline.wiring.report import RunReport, read_report
+from pipeline.wiring.report import Report, read_report
 
 from . import exit_codes
 from .arguments import Parser
@@ -30,7 +32,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse(argv)
     if arguments.check:
         return _check(RunFolder(arguments.run))
-    report = read_report(RunFolder(arguments.run))
+    report = read_report([RunFolder(arguments.run)])
     print(_as_json(report) if arguments.json else _as_text(report))
     return 0
 
@@ -46,56 +48,64 @@ def _check(folder: RunFolder) -> int:
     return exit_codes.ANSWERED
 
 
-def _as_json(report: RunReport) -> str:
+def _as_json(report: Report) -> str:
+    (run,), total = report.runs, report.total
     return json.dumps(
         {
-            "run": report.path,
-            "is_running": report.is_running,
-            "rows": report.rows,
-            "answered": report.answered,
-            "failed": report.failed,
-            "left": report.left,
-            "prompt_tokens": sum(line.prompt_tokens for line in report.models.values()),
-            "completion_tokens": sum(line.completion_tokens for line in report.models.values()),
-            "cost_usd": None if report.cost_usd is None else str(report.cost_usd),
-            "answers_without_price": report.unpriced,
+            "run": run.path,
+            "is_running": run.is_running,
+            "rows": run.rows,
+            "answered": run.answered,
+            "failed": run.failed,
+            "left": run.left,
+            "prompt_tokens": total.prompt_tokens,
+            "completion_tokens": total.completion_tokens,
+            "currency": report.currency,
+            "cost_usd": None if total.cost_usd is None else str(total.cost_usd),
+            "answers_without_price": total.unpriced,
             "rows_last_minute": report.answered_last_minute,
             "tokens_last_minute": report.tokens_last_minute,
             "errors": report.errors,
-            **report.live,
+            "attempts_without_answer": {kind: s.requests for kind, s in report.unanswered.items()},
+            **run.live,
         },
         indent=2,
     )
 
 
-def _as_text(report: RunReport) -> str:
-    prompt = sum(line.prompt_tokens for line in report.models.values())
-    completion = sum(line.completion_tokens for line in report.models.values())
-    state = "running" if report.is_running else "finished" if not report.left else "not running, resumable"
-    cost = "no price" if report.unpriced and report.cost_usd is None else f"${report.cost_usd or 0:,.6f}"
+def _as_text(report: Report) -> str:
+    (run,), total = report.runs, report.total
     rows = (
-        f"of {report.rows:,}" + (" (--limit; the source may have more)" if report.limit else "")
-        if report.answered + report.failed <= report.rows
-        else f"(the source has {report.rows:,} rows now)"
+        f"of {run.rows:,}" + (" (--limit; the source may have more)" if run.limit else "")
+        if run.answered + run.failed <= run.rows
+        else f"(the source has {run.rows:,} rows now)"
     )
     lines = [
-        f"{report.path}: {state}",
-        f"  answered  {report.answered:>12,} {rows}",
-        f"  failed    {report.failed:>12,}" + _kinds(report),
-        f"  left      {report.left:>12,}",
-        f"  tokens    {prompt:>12,} in, {completion:,} out",
-        f"  spent     {cost:>12}"
-        + (f" ({report.unpriced:,} answers have no price)" if report.unpriced else ""),
+        f"{run.path}: {run.how_it_is}",
+        f"  answered  {run.answered:>12,} {rows}",
+        f"  failed    {run.failed:>12,}" + _kinds(report),
+        f"  left      {run.left:>12,}",
+        f"  tokens    {total.prompt_tokens:>12,} in, {total.completion_tokens:,} out",
+        f"  spent     {_spent(report):>12}"
+        + (f" ({total.unpriced:,} answers have no price)" if total.unpriced else ""),
     ]
-    if report.is_running:
+    if (lost := report.lost).requests:
+        kinds = ", ".join(f"{s.requests:,} {k}" for k, s in report.unanswered.items() if k != "length")
+        lines.append(f"  no answer {lost.requests:>12,} attempts ({kinds})")
+    if run.is_running:
         lines.append(
             f"  last min  {report.answered_last_minute:>12,} rows, {report.tokens_last_minute:,} tokens"
         )
-        lines += [f"  endpoint  {ChannelState(**state)}" for state in report.live.get("endpoints", ())]
+        lines += [f"  endpoint  {ChannelState(**state)}" for state in run.live.get("endpoints", ())]
     return "\n".join(lines)
 
 
-def _kinds(report: RunReport) -> str:
+def _spent(report: Report) -> str:
+    total = report.total
+    return money(total.cost_usd if total.unpriced else total.cost_usd or Decimal(0), report.currency, 6)
+
+
+def _kinds(report: Report) -> str:
     return f" ({', '.join(f'{n} {kind}' for kind, n in report.errors.items())})" if report.errors else ""
 
 

@@ -5,6 +5,7 @@ nouns only; wiring imports anything (tests/test_layers.py).
 
     nouns/   rows        what travels: Row, Picture, HttpAnswer, Reply, Outcome
              errors      failures, named by what the run does next
+             money       how an amount is written
              config      every setting: name, type, default, help
              sniff       what a file's bytes say it is
     rules/   request     row + pictures -> the body of one chat request
@@ -18,6 +19,8 @@ nouns only; wiring imports anything (tests/test_layers.py).
              retry       again, how often, after how long
              prices      usage x price -> money
              usage       usage that cannot be true
+             budget      what a run may spend, and what is left of it
+             spread      how values are spread
     vision/  families    what size of a picture a model keeps, and how many tokens that is
              models      which model belongs to which family: dated data
              sizes       settings and model -> the size that is sent
@@ -27,7 +30,7 @@ nouns only; wiring imports anything (tests/test_layers.py).
              parts       the dataset: schema, write, rename, read back
              folder      the run folder: paths, its one writer, run.json
     pictures/            file or URL -> upright picture within bounds: files, remote, decode, colour,
-                         encode, metadata, cache, prepare, pool
+                         encode, metadata, cache, prepare, pool, thumbnail
     wiring/  checkpoint  journal first, Parquet from it
              ahead       pictures prepared ahead, bounded in number and bytes
              channel     one endpoint: its limits, places and health; one attempt through it
@@ -39,8 +42,11 @@ nouns only; wiring imports anything (tests/test_layers.py).
              mill        a whole run
              checkup     whether a run folder fits together
              repair      a damaged one -> one that goes on
-             report      what a run came to
-             pages       the same as web pages
+             dataset     the rows of a run as tables, some columns at a time
+             spent       what a run has spent so far
+             report      what runs came to; grouping: by what; anomalies: usage that cannot be true
+             report_page the same as a web page; html, plots: what it is made of
+             pages       the gallery
     endpoint/            the built-in endpoint, apart: describer, completions, server
 """
 

@@ -18,6 +18,7 @@ from pipeline.nouns.rows import Choice, Failure, Outcome, Reply, Row, Usage
 from pipeline.wiring import pages
 from pipeline.wiring.checkpoint import open_checkpoint
 from pipeline.wiring.report import read_report
+from pipeline.wiring.report_page import write_report
 
 NASTY = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
 
@@ -63,25 +64,25 @@ def run(tmp_path):
 def test_a_report_counts_parts_and_what_waits(run):
     """On an interrupted run too: every answer once, whether it is in a part yet or not."""
     assert 0 < len(pd.read_parquet(run.results)) < 26
-    report = read_report(run)
-    assert (report.rows, report.answered, report.failed, report.left) == (33, 26, 4, 3)
+    report = read_report([run])
+    (state,), total = report.runs, report.total
+    assert (state.rows, total.answers, total.failed, state.left) == (33, 26, 4, 3)
     assert report.errors == {"timeout": 4}
     assert report.finishes == {"stop": 26}
-    priced, unpriced = report.models["gpt-4o"], report.models["mystery"]
+    priced, unpriced = report.groups[("gpt-4o",)], report.groups[("mystery",)]
     assert priced.answers + unpriced.answers == 26
-    assert priced.cost_usd == Decimal("0.00035") * priced.answers == report.cost_usd
+    assert priced.cost_usd == Decimal("0.00035") * priced.answers == total.cost_usd
     assert unpriced.cost_usd is None
-    assert report.unpriced == unpriced.answers
-    assert sum(m.prompt_tokens for m in report.models.values()) == 2600
-    assert sum(m.cached_tokens for m in report.models.values()) == 1040
+    assert total.unpriced == unpriced.answers
+    assert (total.prompt_tokens, total.cached_tokens) == (2600, 1040)
     assert report.answered_last_minute == 26 - 9
     assert report.tokens_last_minute == 17 * 110
-    assert report.is_running is False
+    assert state.is_running is False
 
 
 def test_pages_show_text_as_text(run):
     """A caption with <script> is text; nothing is fetched from outside."""
-    report_page = pages.write_report(run, read_report(run)).read_text()
+    report_page = write_report(run, read_report([run])).read_text()
     gallery_page = pages.write_gallery(run).read_text()
     for page in (report_page, gallery_page):
         assert NASTY not in page

@@ -151,6 +151,15 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{self.run_json}: cannot be written ({error.strerror})", kind="disk") from error
 
+    def write_page(self, path: Path, text: str) -> None:
+        """A page for a browser, whole or not at all. Raises RunError where the disk is full or closed."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            temporary.write_text(text, encoding="utf-8", errors="replace")
+            temporary.replace(path)
+        except OSError as error:
+            raise RunError(f"{path}: cannot be written ({error.strerror})", kind="disk") from error
+
     # ---- the state of a run that is going on
 
     def write_live(self, state: Mapping[str, Any]) -> None:

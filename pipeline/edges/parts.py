@@ -302,11 +302,13 @@ def _unreadable(path: Path, error: Exception) -> RunError:
     return RunError(f"{path}: damaged ({error})", kind="damaged_part")
 
 
-def read_batches(paths: Iterable[Path], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Some columns of some parts, a batch at a time."""
+def read_batches(
+    paths: Iterable[Path], columns: Sequence[str], repeated: Iterable[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """Some columns of some parts, a batch at a time. repeated: those that come as dictionaries."""
     for path in paths:
         try:
-            with pq.ParquetFile(path, pre_buffer=False) as file:
+            with pq.ParquetFile(path, pre_buffer=False, read_dictionary=[*repeated]) as file:
                 yield from file.iter_batches(65536, columns=list(columns))
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(path, error) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Any
@@ -82,10 +82,18 @@ class PriceBook:
         self._day = day or datetime.now(UTC)
         self._rates: dict[str, Rates | None] = {}
         self._listed: dict[str, Rates | None] = {}
+        self._other_days: dict[date, PriceBook] = {}
 
     @property
     def currency(self) -> str:
         return self._table.currency
+
+    def on(self, day: datetime) -> PriceBook:
+        """The same table with the list prices of another day."""
+        key = day.date()
+        if key not in self._other_days:
+            self._other_days[key] = PriceBook(self._table, day)
+        return self._other_days[key]
 
     def load(self, models: Iterable[str]) -> None:
         """Import the price table and look these up; 0.3 s, for a thread at the start."""

@@ -12,10 +12,10 @@ from ..nouns.rows import TokenEstimate, Usage
 
 _IN_A_ROW = 3
 # what a chat template and a rough count of the text may add to it
-_TEXT_TOLERANCE = 1.5
-_TEMPLATE_TOKENS = 60
-_INFLATED = 8
-_CHARACTERS_A_TOKEN = 8  # base64 makes two to four characters a token
+TEXT_TOLERANCE = 1.5
+TEMPLATE_TOKENS = 60
+INFLATED = 8
+CHARACTERS_A_TOKEN = 8  # base64 makes two to four characters a token
 
 
 @dataclass(slots=True)
@@ -41,12 +41,12 @@ class UsageWatch:
 
 def _suspicion(estimate: TokenEstimate, reported: int, base64_characters: int) -> str:
     text = estimate.formula - estimate.pictures
-    text_alone = _TEXT_TOLERANCE * text + _TEMPLATE_TOKENS
+    text_alone = TEXT_TOLERANCE * text + TEMPLATE_TOKENS
     if reported <= text_alone and estimate.pictures >= 2 * text_alone:
         return "dropped"
     if reported < text / 3:  # whatever was counted, it was not this request
         return "dropped"
-    if reported >= _INFLATED * estimate.formula and reported >= base64_characters / _CHARACTERS_A_TOKEN:
+    if reported >= INFLATED * estimate.formula and reported >= base64_characters / CHARACTERS_A_TOKEN:
         return "inflated"
     return ""
 

@@ -14,6 +14,9 @@ from ..edges import parts
 from ..edges.folder import RunFolder
 from ..edges.journal import Journal
 
+# long texts that many rows share: read as they stand in the file, once
+_REPEATED = frozenset({"prompt", "extra"})
+
 
 def answered(
     folder: RunFolder, journal: Journal, columns: Sequence[str]
@@ -22,7 +25,7 @@ def answered(
     noted, waiting = journal.snapshot()
     for part in noted:
         path = folder.results / parts.part_name(part.number)
-        for batch in parts.read_batches([path], columns):
+        for batch in parts.read_batches([path], columns, _REPEATED & set(columns)):
             yield path, pa.Table.from_batches([batch])
     for table in parts.tables(waiting, columns):
         yield None, table

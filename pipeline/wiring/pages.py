@@ -1,4 +1,4 @@
-"""What a run came to, as files for a browser: report.html and the gallery. No request to outside.
+"""The gallery: static pages with picture and caption. No request to outside.
 
 Everything from a manifest or a server is escaped by the templates; a caption is text, never markup.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 
 from ..edges import parts
-from ..edges.folder import RunFolder, utc_now
+from ..edges.folder import RunFolder
 from ..edges.journal import Journal
 from ..nouns.config import IMAGE_DEFAULTS
 from ..nouns.errors import RowError
@@ -25,7 +25,6 @@ from ..pictures.decode import Frame, decode
 from ..pictures.encode import encode
 from ..pictures.files import read_file
 from ..vision.families import within_side
-from .report import RunReport
 
 ROWS_A_PAGE = 200
 THUMBNAIL_SIDE_PX = 320
@@ -34,20 +33,6 @@ _GALLERY_COLUMNS = (
     "id", "image", "content", "refusal", "tool_calls", "finish", "prompt_tokens", "completion_tokens",
     "cost_usd", "latency_s", "error_kind", "error_message",
 )  # fmt: skip
-
-
-def write_report(folder: RunFolder, report: RunReport) -> Path:
-    """Write report.html; returns its path."""
-    page = _template("report.html").render(
-        report=report,
-        css=_css(),
-        source=folder.read_run().get("source", ""),
-        written=utc_now(),
-        tokens_in=sum(line.prompt_tokens for line in report.models.values()),
-        tokens_out=sum(line.completion_tokens for line in report.models.values()),
-    )
-    folder.report.write_text(page, encoding="utf-8")
-    return folder.report
 
 
 def write_gallery(folder: RunFolder) -> Path:

@@ -1,43 +1,61 @@
-"""parts (columns only) -> what the run came to: rows, tokens, money, finish reasons, errors.
+"""What one run or several came to: rows, tokens, money, finish reasons, errors, what cannot be true.
 
-Works on a finished, running or interrupted run: the parts, plus the answers that still wait in the
-journal. Parts are read a batch at a time, so memory does not grow with the run.
+Works on a finished, running or interrupted run. Only the columns that are needed are read, a batch at a
+time, and all sums are made by Arrow: memory does not grow with the run.
 """
 
 from __future__ import annotations
 
+import heapq
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..edges import parts
 from ..edges.folder import RunFolder
 from ..edges.journal import Journal
+from ..nouns.errors import UsageError
+from ..nouns.money import DOLLARS
+from ..nouns.rows import Spending, Usage
+from ..rules.prices import PriceBook
+from ..rules.spread import Spread
+from . import anomalies, dataset
+from .anomalies import Anomalies
+from .grouping import Key, keys
 
-_GROUP = ("model", "model_requested", "finish")
 _SUMS = (
     "prompt_tokens",
     "completion_tokens",
     "cached_tokens",
     "reasoning_tokens",
     "estimated_tokens",
-    "cost_usd",
     "attempts",
+    "cost_usd",
 )
-COLUMNS = (*_GROUP, *_SUMS, "finished_at", "usage_source")
+SPREADS = ("prompt_tokens", "completion_tokens", "latency_s", "attempts", "cost_usd")
+_COLUMNS = (
+    *_SUMS, "model", "model_requested", "finish", "finished_at", "usage_source", "status", "error_kind", "latency_s",
+)  # fmt: skip
+MOST_GROUPS = 100_000
+DEAREST = 12
+EXAMPLES_A_KIND = 3
+_MINUTE_MS = 60_000
 
 
 @dataclass(slots=True)
-class ModelLine:
-    """Sums over the answers of one model. cost_usd: None where none of them has a price."""
+class Line:
+    """Sums over some rows. cost_usd: None where no answer has a price. attempts: of answers and failed rows."""
 
-    model: str
     answers: int = 0
+    failed: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
@@ -47,87 +65,340 @@ class ModelLine:
     unpriced: int = 0
     cost_usd: Decimal | None = None
 
+    @property
+    def rows(self) -> int:
+        return self.answers + self.failed
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def cost_per_answer(self) -> Decimal | None:
+        """Of those that have a price."""
+        priced = self.answers - self.unpriced
+        return None if self.cost_usd is None or not priced else self.cost_usd / priced
+
+    @property
+    def cost_per_row(self) -> Decimal | None:
+        """Failed rows included: what a picture came to."""
+        priced = self.rows - self.unpriced
+        return None if self.cost_usd is None or not priced else self.cost_usd / priced
+
+    def add(self, group: dict[str, Any]) -> None:
+        """A group of Arrow's: sums by column, count_all, cost_usd_count, answered_sum."""
+        answers = group["answered_sum"]
+        self.answers += answers
+        self.failed += group["count_all"] - answers
+        for name in _SUMS:
+            if name != "cost_usd":
+                setattr(self, name, getattr(self, name) + (group[f"{name}_sum"] or 0))
+        self.unpriced += answers - group["cost_usd_count"]
+        if group["cost_usd_sum"] is not None:
+            self.cost_usd = (self.cost_usd or Decimal(0)) + group["cost_usd_sum"]
+
 
 @dataclass(slots=True)
-class RunReport:
-    """What a run came to. rows: of the manifest. left: neither answered nor failed."""
+class Minute:
+    """What ended in one minute."""
+
+    answers: int = 0
+    tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A row by where it stands: in a part, or (None) by its number among those that wait in the journal."""
+
+    weight: float
+    folder: RunFolder
+    part: Path | None
+    number: int
+
+
+@dataclass(slots=True)
+class RunState:
+    """One run. rows: of the manifest. limit: of its last start, rows are then the first of the source.
+
+    live: of a running one, see live.py. tokens_per_minute: the limit that was given; None for none.
+    """
 
     path: str
+    source: str
     rows: int
-    limit: int | None = None  # of the last start: rows are then the first of the source
-    answered: int = 0
-    failed: int = 0
-    is_running: bool = False
-    models: dict[str, ModelLine] = field(default_factory=dict)
-    finishes: dict[str, int] = field(default_factory=dict)
-    errors: dict[str, int] = field(default_factory=dict)
-    without_usage: int = 0
-    answered_last_minute: int = 0
-    tokens_last_minute: int = 0
-    live: dict[str, Any] = field(default_factory=dict)  # of a running one: see live.py
+    limit: int | None
+    answered: int
+    failed: int
+    is_running: bool
+    live: dict[str, Any]
+    currency: str
+    tokens_per_minute: int | None
 
     @property
     def left(self) -> int:
+        """Rows that are neither answered nor failed."""
         return max(0, self.rows - self.answered - self.failed)
 
     @property
-    def cost_usd(self) -> Decimal | None:
-        """Dollars of all priced answers; None where none is priced."""
-        costs = [line.cost_usd for line in self.models.values() if line.cost_usd is not None]
-        return sum(costs, Decimal(0)) if costs else None
+    def how_it_is(self) -> str:
+        return "running" if self.is_running else "finished" if not self.left else "not running, resumable"
+
+
+@dataclass(slots=True)
+class Report:
+    """by: the names that `groups` are keyed by. unanswered: attempts that brought no answer, by kind.
+
+    cut: answers that ended for length. errors: kind -> failed rows; examples: kind -> (id, message).
+    minutes: by Unix minute.
+    """
+
+    by: tuple[str, ...]
+    runs: list[RunState] = field(default_factory=list)
+    total: Line = field(default_factory=Line)
+    groups: dict[tuple[str | None, ...], Line] = field(default_factory=dict)
+    finishes: Counter[str] = field(default_factory=Counter)
+    cut: Line = field(default_factory=Line)
+    errors: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    unanswered: dict[str, Spending] = field(default_factory=dict)
+    without_usage: int = 0
+    unpriced_models: Counter[str] = field(default_factory=Counter)
+    spreads: dict[str, Spread] = field(default_factory=lambda: {name: Spread() for name in SPREADS})
+    minutes: dict[int, Minute] = field(default_factory=dict)
+    dearest: list[Place] = field(default_factory=list)
+    anomalies: Anomalies = field(default_factory=Anomalies)
+    answered_last_minute: int = 0
+    tokens_last_minute: int = 0
 
     @property
-    def unpriced(self) -> int:
-        return sum(line.unpriced for line in self.models.values())
+    def currency(self) -> str:
+        return self.runs[0].currency if self.runs else DOLLARS
+
+    @property
+    def rows(self) -> int:
+        return sum(run.rows for run in self.runs)
+
+    @property
+    def left(self) -> int:
+        return sum(run.left for run in self.runs)
+
+    @property
+    def findings(self) -> list[str]:
+        """What cannot be true of the usage, in sentences."""
+        return self.anomalies.findings(self.without_usage)
+
+    @property
+    def lost(self) -> Spending:
+        """Attempts that brought no answer, with the most that they may have cost; answers asked for again as too
+        short are paid for and in their row."""
+        return sum((s for kind, s in self.unanswered.items() if kind != "length"), Spending())
+
+    def lines(self) -> list[tuple[tuple[str, ...], Line]]:
+        """The groups, dearest first, then those with most tokens."""
+        named = [(tuple("-" if v is None else v for v in key), line) for key, line in self.groups.items()]
+        return sorted(named, key=lambda item: (-(item[1].cost_usd or 0), -item[1].tokens, item[0]))
 
 
-def read_report(folder: RunFolder, now: float | None = None) -> RunReport:
-    """Sum up a run. now: Unix seconds, for the rates of the last minute; None for the present.
+def read_report(
+    folders: Sequence[RunFolder],
+    by: Sequence[str] = ("model",),
+    prices: PriceBook | None = None,
+    now: float | None = None,
+) -> Report:
+    """Sum up runs.
 
-    Raises UsageError where this is no run folder, RunError where it is damaged.
+    by: names of groups, see grouping.py. prices: to compute all money anew by; None for what stands in the
+    rows. now: Unix seconds, for the rates of the last minute; None for the present. Raises UsageError where
+    a folder is no run folder or the runs are in several currencies, RunError where one is damaged.
     """
-    run = folder.read_run()
-    report = RunReport(str(folder.path), run["rows"], is_running=folder.is_running())
-    report.live = folder.read_live() if report.is_running else {}
-    report.limit = (run.get("other_settings") or {}).get("limit")
-    journal = Journal(folder.journal)
-    try:
-        report.answered, report.failed, _ = journal.counts()
-        report.errors = journal.failed_kinds()
-        minute_ago = int(((time.time() if now is None else now) - 60) * 1000)
-        for table in _tables(folder, journal, COLUMNS):
-            _add(report, table, minute_ago)
-    finally:
-        journal.close()
-    return report
+    reader = _Reader(Report(tuple(by)), keys(by), prices, time.time() if now is None else now)
+    for folder in folders:
+        reader.read(folder)
+    return reader.report
 
 
-def _tables(folder: RunFolder, journal: Journal, columns: tuple[str, ...]) -> Iterator[pa.Table]:
-    noted, waiting = journal.snapshot()
-    paths = [folder.results / parts.part_name(part.number) for part in noted]
-    for batch in parts.read_batches(paths, columns):
-        yield pa.Table.from_batches([batch])
-    yield from parts.tables(waiting, columns)
+class _Reader:
+    def __init__(self, report: Report, group_keys: list[Key], prices: PriceBook | None, now: float) -> None:
+        self.report = report
+        self._keys = group_keys
+        self._prices = prices
+        self._minute_ago_ms = int((now - 60) * 1000)
+        wanted = [*_COLUMNS, *anomalies.COLUMNS, *(c for key in group_keys for c in key.columns)]
+        self._columns = list(dict.fromkeys(wanted))
+
+    def read(self, folder: RunFolder) -> None:
+        run = folder.read_run()
+        journal = Journal(folder.journal)
+        try:
+            state = self._open(folder, run, journal)
+            settings = run["answer_settings"]
+            self._numbers: Counter[Path | None] = Counter()
+            for part, table in dataset.answered(folder, journal, self._columns):
+                self._add_answers(table, settings, folder, part)
+            for table in dataset.failed(journal, [*self._columns, "id", "error_message"]):
+                self._add_failures(table)
+            for kind, spending in journal.unanswered().items():
+                known = self.report.unanswered.get(kind, Spending())
+                self.report.unanswered[kind] = known + spending
+        finally:
+            journal.close()
+        self.report.errors.update(self._failed_kinds)
+        self.report.runs.append(state)
+
+    def _open(self, folder: RunFolder, run: dict[str, Any], journal: Journal) -> RunState:
+        is_running = folder.is_running()
+        other = run.get("other_settings") or {}
+        answered, failed, _ = journal.counts()
+        self._failed_kinds = journal.failed_kinds()
+        currency = (
+            self._prices.currency if self._prices else (other.get("prices") or {}).get("currency", DOLLARS)
+        )
+        if self.report.runs and currency != self.report.currency:
+            raise UsageError(
+                f"{folder.path} counts in {currency}, {self.report.runs[0].path} in {self.report.currency}; report"
+                " them apart, or give one table of prices with --reprice --config"
+            )
+        return RunState(
+            path=str(folder.path),
+            source=run["source"],
+            rows=run["rows"],
+            limit=other.get("limit"),
+            answered=answered,
+            failed=failed,
+            is_running=is_running,
+            live=folder.read_live() if is_running else {},
+            currency=currency,
+            tokens_per_minute=other.get("tpm"),
+        )
+
+    # ---- answers
+
+    def _add_answers(
+        self, table: pa.Table, settings: dict[str, Any], folder: RunFolder, part: Path | None
+    ) -> None:
+        report = self.report
+        if self._prices is not None:
+            table = _repriced(table, self._prices)
+        self._add_groups(table)
+        for group in table.group_by("finish").aggregate([([], "count_all")]).to_pylist():
+            report.finishes[group["finish"] or "none"] += group["count_all"]
+        cut = table.filter(pc.equal(table["finish"], "length"))
+        if cut.num_rows:
+            report.cut.add(_sums(cut, [])[0])
+        without = pc.equal(table["usage_source"], "missing")
+        report.without_usage += pc.sum(without).as_py() or 0
+        self._add_unpriced(table)
+        for name, spread in report.spreads.items():
+            spread.add(_floats(table[name]))
+        self._add_minutes(table)
+        self._add_dearest(table, folder, part)
+        report.anomalies.add(table, settings)
+
+    def _add_groups(self, table: pa.Table) -> None:
+        report = self.report
+        for group in _sums(table, self._keys):
+            line = report.groups.setdefault(tuple(group[key.name] for key in self._keys), Line())
+            line.add(group)
+            report.total.add(group)
+        if len(report.groups) > MOST_GROUPS:
+            raise UsageError(f"--by {','.join(report.by)}: more than {MOST_GROUPS:,} groups")
+
+    def _add_unpriced(self, table: pa.Table) -> None:
+        is_unpriced = pc.and_(pc.is_null(table["cost_usd"]), pc.equal(table["usage_source"], "reported"))
+        rows = table.filter(is_unpriced)
+        if rows.num_rows:
+            names = pc.value_counts(pc.coalesce(rows["model_requested"], rows["model"]))
+            for each in names.to_pylist():
+                self.report.unpriced_models[each["values"] or "unknown"] += each["counts"]
+
+    def _add_minutes(self, table: pa.Table) -> None:
+        at = pc.cast(table["finished_at"], pa.int64())
+        tokens = pc.add(pc.fill_null(table["prompt_tokens"], 0), pc.fill_null(table["completion_tokens"], 0))
+        sums = pa.table({"minute": pc.divide(at, _MINUTE_MS), "tokens": tokens, "cost": table["cost_usd"]})
+        grouped = sums.group_by("minute").aggregate([("tokens", "sum"), ("cost", "sum"), ([], "count_all")])
+        for group in grouped.to_pylist():
+            if group["minute"] is not None:
+                minute = self.report.minutes.setdefault(group["minute"], Minute())
+                minute.answers += group["count_all"]
+                minute.tokens += group["tokens_sum"] or 0
+                minute.cost_usd += group["cost_sum"] or 0
+        is_recent = pc.greater(at, self._minute_ago_ms)
+        self.report.answered_last_minute += pc.sum(is_recent).as_py() or 0
+        self.report.tokens_last_minute += pc.sum(pc.if_else(is_recent, tokens, 0)).as_py() or 0
+
+    def _add_dearest(self, table: pa.Table, folder: RunFolder, part: Path | None) -> None:
+        """By money; where nothing has a price, by tokens."""
+        first, self._numbers[part] = self._numbers[part], self._numbers[part] + table.num_rows
+        weights = np.nan_to_num(_floats(table["cost_usd"]))
+        if not weights.any():
+            # far below any money, so that a priced answer goes before
+            weights = (
+                np.nan_to_num(_floats(table["prompt_tokens"]) + _floats(table["completion_tokens"])) * 1e-15
+            )
+        most = np.argsort(-weights, kind="stable")[:DEAREST]
+        places = [Place(float(weights[n]), folder, part, first + int(n)) for n in most]
+        self.report.dearest = heapq.nlargest(DEAREST, [*self.report.dearest, *places], key=lambda p: p.weight)
+
+    # ---- failed rows
+
+    def _add_failures(self, table: pa.Table) -> None:
+        self._add_groups(table)
+        for identity, kind, message in zip(
+            *(table[name].to_pylist() for name in ("id", "error_kind", "error_message")), strict=True
+        ):
+            known = self.report.examples.setdefault(kind, [])
+            if len(known) < EXAMPLES_A_KIND:
+                known.append((identity, message))
 
 
-def _add(report: RunReport, table: pa.Table, minute_ago_ms: int) -> None:
-    aggregates: list[tuple[Any, str]] = [(name, "sum") for name in _SUMS]
+def _sums(table: pa.Table, group_keys: Sequence[Key]) -> list[dict[str, Any]]:
+    """The sums of each group; one group where there are no keys."""
+    columns: dict[str, Any] = {name: table[name] for name in _SUMS}
+    columns["answered"] = pc.cast(pc.equal(table["status"], "answered"), pa.int64())
+    columns |= {key.name: key.of(table) for key in group_keys}
+    aggregates: list[tuple[Any, str]] = [(name, "sum") for name in (*_SUMS, "answered")]
     aggregates += [([], "count_all"), ("cost_usd", "count")]
-    for group in table.group_by(list(_GROUP)).aggregate(aggregates).to_pylist():
-        name = group["model"] or group["model_requested"] or "unknown"
-        line = report.models.setdefault(name, ModelLine(name))
-        answers = group["count_all"]
-        line.answers += answers
-        for column in _SUMS:
-            if column != "cost_usd":
-                setattr(line, column, getattr(line, column) + (group[f"{column}_sum"] or 0))
-        line.unpriced += answers - group["cost_usd_count"]
-        if group["cost_usd_sum"] is not None:
-            line.cost_usd = (line.cost_usd or Decimal(0)) + group["cost_usd_sum"]
-        finish = group["finish"] or "none"
-        report.finishes[finish] = report.finishes.get(finish, 0) + answers
-    report.without_usage += pc.sum(pc.equal(table["usage_source"], "missing")).as_py() or 0
-    recent = table.filter(pc.greater(pc.cast(table["finished_at"], pa.int64()), minute_ago_ms))
-    report.answered_last_minute += recent.num_rows
-    for column in ("prompt_tokens", "completion_tokens"):
-        report.tokens_last_minute += pc.sum(recent[column]).as_py() or 0
+    grouped = pa.table(columns).group_by([key.name for key in group_keys]).aggregate(aggregates)
+    found: list[dict[str, Any]] = grouped.to_pylist()
+    return found
+
+
+def _floats(column: pa.ChunkedArray) -> Any:
+    return pc.cast(column, pa.float64()).to_numpy()
+
+
+def _repriced(table: pa.Table, prices: PriceBook) -> pa.Table:
+    """The same answers at other prices, list prices of the day on which each came."""
+    names = (
+        "model", "model_requested", "finished_at", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens",
+    )  # fmt: skip
+    costs = [
+        prices.on(at).cost((model, asked), Usage(prompt, completion, None, cached, reasoning))
+        for model, asked, at, prompt, completion, cached, reasoning in zip(
+            *(table[name].to_pylist() for name in names), strict=True
+        )
+    ]
+    column = pa.chunked_array([pa.array(costs, parts.SCHEMA.field("cost_usd").type)])
+    return table.set_column(table.schema.get_field_index("cost_usd"), "cost_usd", column)
+
+
+def read_rows(places: Sequence[Place], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows at these places, in their order; one that has moved from the journal into a part meanwhile is left out."""
+    found = []
+    for place in places:
+        journal = Journal(place.folder.journal)
+        try:
+            if place.part is not None:
+                tables: Any = (pa.Table.from_batches([b]) for b in parts.read_batches([place.part], columns))
+            else:
+                tables = (t for part, t in dataset.answered(place.folder, journal, columns) if part is None)
+            at = place.number
+            for table in tables:
+                if at < table.num_rows:
+                    found.append(table.slice(at, 1).to_pylist()[0])
+                    break
+                at -= table.num_rows
+        finally:
+            journal.close()
+    return found
