@@ -15,6 +15,7 @@ from .output import silence
 
 COMMANDS = {
     "caption": "caption a folder or a manifest; the same command again resumes",
+    "plan": "what a run will take: rows, tokens, money, time; sends nothing",
     "status": "how far a run is; works while it is going on",
     "report": "what a run came to: rows, tokens, dollars, errors",
     "gallery": "static pages: picture, caption, tokens, cost",

@@ -48,6 +48,24 @@ class Parser(argparse.ArgumentParser):
         return known
 
 
+def add_source(parser: Parser) -> None:
+    """SOURCE and -o."""
+    parser.add_argument(
+        "source", type=Path, nargs="?", help="a folder, or a .csv, .jsonl or .parquet manifest"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="RUN", help="the run folder [SOURCE's name + -captions]"
+    )
+
+
+def read_source(arguments: argparse.Namespace) -> tuple[Path, Path]:
+    """Source and run folder; after `read_settings`, since the file may name the folder. Raises UsageError."""
+    source: Path | None = arguments.source
+    if source is None:
+        raise UsageError("SOURCE is needed: a folder, or a .csv, .jsonl or .parquet manifest")
+    return source, arguments.output or _default_run_path(source)
+
+
 def add_settings(parser: Parser) -> None:
     """One flag a setting, in the groups of the configuration."""
     for title, group in GROUPS:
@@ -157,7 +175,7 @@ def _read_endpoint(entry: EndpointEntry) -> Endpoint:
     return endpoint
 
 
-def default_run_path(source: Path) -> Path:
+def _default_run_path(source: Path) -> Path:
     """Beside where we stand: photos/ -> photos-captions, data.csv -> data-captions."""
     try:
         path = source.resolve()

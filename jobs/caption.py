@@ -26,8 +26,8 @@ from pipeline.nouns.config import DEFAULT_PROMPT
 from pipeline.nouns.errors import RunError, UsageError
 from pipeline.wiring.mill import Job, Mill
 
-from . import exit_codes, progress
-from .arguments import Parser, add_settings, default_run_path, read_endpoints, read_settings
+from . import exit_codes, plan, progress
+from .arguments import Parser, add_settings, add_source, read_endpoints, read_settings, read_source
 from .open_files import make_room
 from .output import silence
 
@@ -50,7 +50,9 @@ HINTS = {
 def main(argv: list[str]) -> int:
     """Parse, run, sum up. Raises UsageError before anything is sent."""
     arguments = _parser().parse(argv)
-    job = _job(arguments)
+    if arguments.dry_run:
+        return plan.show(arguments)
+    job = job_of(arguments)
     if arguments.debug_log is not None:
         _open_log(arguments.debug_log)
     return run(job)
@@ -75,11 +77,9 @@ def _parser() -> Parser:
         usage="captionmill caption SOURCE [-o RUN] --model MODEL [settings]",
         description=__doc__,
     )
+    add_source(parser)
     parser.add_argument(
-        "source", type=Path, nargs="?", help="a folder, or a .csv, .jsonl or .parquet manifest"
-    )
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="RUN", help="the run folder [SOURCE's name + -captions]"
+        "--dry-run", action="store_true", help="send nothing: say what it would take (= plan)"
     )
     parser.add_argument(
         "--retry-failed",
@@ -99,16 +99,18 @@ def _parser() -> Parser:
     return parser
 
 
-def _job(arguments: Namespace) -> Job:
-    source, kinds = arguments.source, arguments.retry_failed
-    if source is None and kinds and Path(kinds).exists():  # --retry-failed SOURCE: the path is no kind
-        source, kinds = Path(kinds), ""
-    if source is None:
-        raise UsageError("SOURCE is needed: a folder, or a .csv, .jsonl or .parquet manifest")
+def job_of(arguments: Namespace) -> Job:
+    """What to run, from flags, TOML and environment. Raises UsageError."""
+    kinds = arguments.retry_failed
+    if (
+        arguments.source is None and kinds and Path(kinds).exists()
+    ):  # --retry-failed SOURCE: the path is no kind
+        arguments.source, kinds = Path(kinds), ""
     config = make_room(read_settings(arguments), _tell)
+    source, run_path = read_source(arguments)
     return Job(
         source=source,
-        run_path=arguments.output or default_run_path(source),
+        run_path=run_path,
         config=config,
         endpoints=read_endpoints(config),
         retry_failed=None if kinds is None else frozenset(k.strip() for k in kinds.split(",") if k.strip()),

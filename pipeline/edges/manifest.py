@@ -13,6 +13,7 @@ import json
 import os
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -44,7 +45,8 @@ class Survey:
 
     total: rows, each id once. repeated: further rows with the id and the content of an earlier one.
     skipped: files of a folder whose name is no picture's, and the first few of them. own_prompts: rows
-    with a prompt of their own. fingerprint: of all ids and contents, in order.
+    with a prompt of their own. fingerprint: of all ids and contents, in order. empty_columns: that the
+    prompt asks for, and in how many rows nothing stands in them.
     """
 
     total: int
@@ -53,6 +55,7 @@ class Survey:
     skipped_names: tuple[str, ...]
     own_prompts: int
     fingerprint: str
+    empty_columns: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -73,6 +76,7 @@ class Manifest:
     _repeated_ids: frozenset[str] = field(default=frozenset(), repr=False)
     _skipped: int = field(default=0, repr=False)
     _skipped_names: list[str] = field(default_factory=list, repr=False)
+    _empty_columns: Counter[str] = field(default_factory=Counter, repr=False)
     _has_own_prompt: bool = field(default=False, repr=False)  # of the row read last
 
     def __post_init__(self) -> None:
@@ -101,6 +105,7 @@ class Manifest:
     def survey(self) -> Survey:
         """Read everything once. Raises UsageError for a broken line, no rows, or an id with two contents."""
         ids, fingerprint, own_prompts = array("Q"), hashlib.sha256(), 0
+        self._empty_columns.clear()
         for row, _ in islice(self._located_rows(), self.limit):
             digest = _digest(row)
             fingerprint.update(digest)
@@ -110,6 +115,7 @@ class Manifest:
             found = f" ({self._skipped} other files)" if self._skipped else ""
             what = "pictures" if self.source.is_dir() else "rows"
             raise UsageError(f"{self.source}: no {what} in it{found}")
+        empty_columns = dict(self._empty_columns)
         repeated = self._find_repeated(ids)
         return Survey(
             total=len(ids) - repeated,
@@ -118,6 +124,7 @@ class Manifest:
             skipped_names=tuple(self._skipped_names),
             own_prompts=own_prompts,
             fingerprint=fingerprint.hexdigest(),
+            empty_columns=empty_columns,
         )
 
     # ---- ids that stand twice
@@ -227,7 +234,10 @@ class Manifest:
                     f" {', '.join(record.columns)} (write {{{{{match[2]}}}}} for the braces themselves)"
                 )
             value = record.columns[match[2]]
-            return "" if value is None else str(value)
+            if value in (None, ""):
+                self._empty_columns[match[2]] += 1
+                return ""
+            return str(value)
 
         return _PLACEHOLDER.sub(column, self.prompt)
 

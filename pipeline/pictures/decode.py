@@ -107,7 +107,7 @@ def embedded_profile(data: bytes) -> tuple[bytes | None, str]:
 
 def _upright(image: Image.Image, header: Header | None, size: Size, background: str) -> Image.Image:
     image.load()
-    orientation = header.orientation if header else _orientation(image)
+    orientation = header.orientation if header else orientation_of(image)
     picture = _plain(image)
     if picture.size != size:
         picture = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
@@ -126,6 +126,19 @@ def _register_heif() -> bool:
         return False
     pillow_heif.register_heif_opener()
     return True
+
+
+def opened(path: str, data: bytes, frame: Frame) -> Image.Image:
+    """The picture at its frame, undecoded: size, format and EXIF are there. Raises RowError that names path."""
+    try:
+        image = _open(path, data)
+        _seek(image, frame)
+    except RowError:
+        raise
+    except Exception as error:  # as in `decode`
+        raise RowError(f"{path}: damaged picture ({error})", kind="image_broken") from error
+    _check_size(path, image, MOST_JPEG_PIXELS if image.format in JPEG_FORMATS else MOST_PIXELS)
+    return image
 
 
 def _open(path: str, data: bytes) -> Image.Image:
@@ -181,17 +194,22 @@ def _draft(image: Image.Image, fit: Fit) -> Size:
     resize to.
     """
     width, height = image.size
+    divisor, size = jpeg_size(width, height, fit)
+    image.draft(None, size if divisor is None else (max(1, width // divisor), max(1, height // divisor)))
+    return size
+
+
+def jpeg_size(width: int, height: int, fit: Fit) -> tuple[int | None, Size]:
+    """By what the decoder divides where that gives the size that is sent, else None; and that size."""
     size = fit(width, height)
     for divisor in (2, 4):
         drafted = -(-width // divisor), -(-height // divisor)
         if max(drafted) >= DRAFT_SHARE * max(size) and fit(*drafted) == drafted:
-            image.draft(None, (max(1, width // divisor), max(1, height // divisor)))
-            return drafted
-    image.draft(None, size)
-    return size
+            return divisor, drafted
+    return None, size
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     value = image.getexif().get(0x0112, 1)
     return value if isinstance(value, int) else 1
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import stat
+from collections.abc import Iterator
 
 from ..nouns.errors import RowError
 
@@ -13,23 +16,9 @@ _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXE
 
 def read_file(path: str) -> bytes:
     """The whole file. Raises RowError where there is none, it is a pipe or a device, or changes while it is read."""
-    try:
-        descriptor = os.open(path, _READ_FLAGS)
-        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123  not a path
-            before = os.fstat(descriptor)
-            if not stat.S_ISREG(before.st_mode):
-                raise RowError(f"{path}: not a regular file", kind="image_unreadable")
-            if before.st_size > MOST_FILE_BYTES:
-                raise RowError(
-                    f"{path}: {before.st_size:,} bytes, more than {MOST_FILE_BYTES:,}", kind="image_too_large"
-                )
-            data = file.readall()
-            after = os.fstat(descriptor)
-    except FileNotFoundError as error:
-        raise RowError(f"{path}: no such file", kind="image_missing") from error
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        reason = getattr(error, "strerror", None) or error
-        raise RowError(f"{path}: cannot be read ({reason})", kind="image_unreadable") from error
+    with _opened(path) as (file, before):
+        data = file.readall()
+        after = os.fstat(file.fileno())
     if after.st_mtime_ns != before.st_mtime_ns or after.st_size != len(data):
         raise RowError(
             f"{path}: changed while it was read; --retry-failed image_changing when it is whole",
@@ -38,3 +27,38 @@ def read_file(path: str) -> bytes:
     if not data:
         raise RowError(f"{path}: the file is empty", kind="image_broken")
     return data
+
+
+def read_ends(path: str, first_bytes: int) -> tuple[bytes, int]:
+    """The first bytes of a file with its last two behind them (a JPEG's end mark), and its size.
+
+    Raises RowError as `read_file` does.
+    """
+    with _opened(path) as (file, info):
+        data = file.read(first_bytes) or b""
+        if info.st_size > len(data):
+            file.seek(-2, os.SEEK_END)
+            data += file.read(2) or b""
+    if not info.st_size:
+        raise RowError(f"{path}: the file is empty", kind="image_broken")
+    return data, info.st_size
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[tuple[io.FileIO, os.stat_result]]:
+    try:
+        descriptor = os.open(path, _READ_FLAGS)
+        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123  not a path
+            info = os.fstat(descriptor)
+            if not stat.S_ISREG(info.st_mode):
+                raise RowError(f"{path}: not a regular file", kind="image_unreadable")
+            if info.st_size > MOST_FILE_BYTES:
+                raise RowError(
+                    f"{path}: {info.st_size:,} bytes, more than {MOST_FILE_BYTES:,}", kind="image_too_large"
+                )
+            yield file, info
+    except FileNotFoundError as error:
+        raise RowError(f"{path}: no such file", kind="image_missing") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise RowError(f"{path}: cannot be read ({reason})", kind="image_unreadable") from error

@@ -60,6 +60,15 @@ class Rates:
         priced = PricedUsage(input_tokens=prompt, output_tokens=completion, cache_read_tokens=cached)
         return Decimal(self.list_price(priced)["total_price"]) * self.multiplier
 
+    def of_many(self, prompt: float, completion: float, rows: int) -> Decimal:
+        """What many answers come to, each about alike; a tier is one of an answer, not of their sum."""
+        if not rows:
+            return Decimal(0)
+        each = Usage(round(prompt / rows), round(completion / rows))
+        if self.up_to_tokens is not None and each.prompt_tokens and each.prompt_tokens >= self.up_to_tokens:
+            return self.cost(each) * rows
+        return (round(prompt) * self.prompt + round(completion) * self.completion) / _MILLION
+
     def most(self, prompt: int, completion: int) -> Decimal:
         """What so many tokens may cost, whichever of them turn out to be cached or reasoning."""
         dearest = Usage(

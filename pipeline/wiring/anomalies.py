@@ -151,7 +151,8 @@ def _text_tokens(column: pa.ChunkedArray) -> Numbers:
     if pa.types.is_dictionary(column.type):
         column = column.combine_chunks()
         different = _text_tokens(pa.chunked_array([column.dictionary]))
-        return np.take(different, pc.fill_null(column.indices, 0).to_numpy())
+        each: Numbers = different[pc.fill_null(column.indices, 0).to_numpy()]
+        return each
     characters, size = _numbers(pc.utf8_length(column)), _numbers(pc.binary_length(column))
     wide = (size - characters) / 2
     tokens: Numbers = np.nan_to_num(np.ceil((characters - wide) / 4) + wide)

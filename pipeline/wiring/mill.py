@@ -49,7 +49,7 @@ class Job:
 
     endpoints: address and key for each of `config.endpoints()`, in the same order. retry_failed: kinds of
     failed rows to try again; empty for all, None for none. is_moved: the source of a run that goes on
-    has another path now.
+    has another path now. most_rows: of those that are not finished, only so many; None for all.
     """
 
     source: Path
@@ -58,6 +58,7 @@ class Job:
     endpoints: tuple[Endpoint, ...]
     retry_failed: frozenset[str] | None = None
     is_moved: bool = False
+    most_rows: int | None = None
 
 
 class Mill:
@@ -290,12 +291,16 @@ class Mill:
         rows = self._manifest.rows()
         thread = ThreadPoolExecutor(1, thread_name_prefix="manifest")
         journal = Journal(self.folder.journal)
+        room = self._job.most_rows
         try:
-            while True:
+            while room is None or room > 0:
                 batch, seen = await loop.run_in_executor(thread, self._next_unfinished, rows, journal)
                 if not seen:
                     return
                 self.tally.done_before += seen - len(batch)
+                if room is not None:
+                    batch = batch[:room]
+                    room -= len(batch)
                 if batch:
                     yield batch
         finally:

@@ -1,0 +1,89 @@
+"""What a picture will be sent as, by its header alone: some thousand files a second."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..nouns.errors import RowError
+from ..nouns.rows import PictureBounds
+from ..nouns.sniff import PNG_SIGNATURE, read_header
+from .decode import (
+    JPEG_FORMATS,
+    MOST_JPEG_PIXELS,
+    MOST_PIXELS,
+    Frame,
+    decode,
+    jpeg_size,
+    opened,
+    orientation_of,
+)
+from .files import read_ends, read_file
+
+_FIRST_BYTES = (16_384, 262_144)  # a camera's preview may stand before the size
+_JPEG_SIGNATURE = b"\xff\xd8\xff"
+_ENDS = {"jpeg": b"\xff\xd9", "png": b"\x60\x82"}
+_BYTES_A_PIXEL = 0.2  # of a photo as JPEG of quality 85, about
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A file's picture. width, height: as stored. orientation: EXIF 1 to 8. is_plain: may go as it is, if it fits."""
+
+    width: int
+    height: int
+    orientation: int
+    is_jpeg: bool
+    is_plain: bool
+    byte_count: int
+
+    def sent_size(self, bounds: PictureBounds, count: int) -> tuple[int, int]:
+        """Width and height as it is sent, turned upright. count: pictures in its row."""
+
+        def fit(width: int, height: int) -> tuple[int, int]:
+            return bounds.fit(width, height, count)
+
+        size = self.width, self.height
+        if not self._goes_as_it_is(bounds, count):
+            size = jpeg_size(*size, fit)[1] if self.is_jpeg else fit(*size)
+            size = bounds.canvas(*size)
+        return (size[1], size[0]) if self.orientation >= 5 else size
+
+    def sent_bytes(self, bounds: PictureBounds, count: int) -> int:
+        """Of its base64: exact where it goes as it is, else about."""
+        if self._goes_as_it_is(bounds, count):
+            return -(-self.byte_count // 3) * 4
+        width, height = self.sent_size(bounds, count)
+        return round(width * height * _BYTES_A_PIXEL * 4 / 3)
+
+    def _goes_as_it_is(self, bounds: PictureBounds, count: int) -> bool:
+        size = self.width, self.height
+        return self.is_plain and self.orientation == 1 and bounds.canvas(*bounds.fit(*size, count)) == size
+
+
+def measure(path: str, frame: Frame) -> Measured:
+    """Look at a file's header. Raises RowError where there is no picture in it, as far as that shows."""
+    data, size = b"", 0
+    for first_bytes in _FIRST_BYTES:
+        data, size = read_ends(path, first_bytes)
+        if (header := read_header(data)) is not None:
+            is_jpeg = header.format == "jpeg"
+            if header.width * header.height > (MOST_JPEG_PIXELS if is_jpeg else MOST_PIXELS):
+                raise RowError(
+                    f"{path}: {header.width} x {header.height} pixels; shrink it first",
+                    kind="image_too_large",
+                )
+            if not data.endswith(_ENDS[header.format]):  # cut, or something hangs on: only decoding tells
+                _check_whole(path, frame)
+            # of a PNG only its whole would tell
+            is_plain = header.is_plain if is_jpeg or size <= first_bytes else True
+            return Measured(header.width, header.height, header.orientation, is_jpeg, is_plain, size)
+        if not data.startswith((_JPEG_SIGNATURE, PNG_SIGNATURE)):
+            break
+    with opened(path, read_file(path), frame) as image:
+        return Measured(*image.size, orientation_of(image), image.format in JPEG_FORMATS, False, size)
+
+
+def _check_whole(path: str, frame: Frame) -> None:
+    """Raises RowError where the picture cannot be decoded; an eighth of it costs little."""
+    data = read_file(path)
+    decode(path, data, read_header(data), lambda w, h: (max(1, w // 8), max(1, h // 8)), frame, "#ffffff")

@@ -1,0 +1,398 @@
+"""What a run will take, before it starts: rows, pictures, tokens, money, time. Sends nothing.
+
+The manifest is read as a run reads it and of each picture only the header, so the sizes are those that will
+be sent. Prompts are counted by the formula of the model's family; where the run has answers already, they
+correct it and say how long answers are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+from ..edges.folder import RunFolder
+from ..edges.journal import Journal
+from ..edges.manifest import Manifest, Survey
+from ..nouns.config import IMAGE_DEFAULTS, RunConfig
+from ..nouns.errors import RowError, UsageError
+from ..nouns.rows import Row
+from ..pictures.measure import Measured, measure
+from ..rules.prices import PriceBook
+from ..rules.tokens import text_tokens
+from ..vision.models import BOUNDS, UNKNOWN, vision_model
+from ..vision.sizes import picture_bounds
+from .report import read_report
+
+_ROWS_A_BATCH = 256
+_FEWEST_ANSWERS = 5  # before they say more than a guess
+_LIKELY_ANSWER_TOKENS = 100  # a caption of two sentences, where nobody has answered yet
+_SHORT_ANSWER_TOKENS = 20
+_UNCALIBRATED = 1.25  # by how much formulas may be off, as for a budget (tokens.py)
+_TEMPLATE_TOKENS = 64
+
+Looked = list[tuple[Row, "tuple[Measured, ...] | RowError | None"]]  # None: by URL, not looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Tokens. low and high are what it hardly goes under and over."""
+
+    low: float = 0.0
+    likely: float = 0.0
+    high: float = 0.0
+
+    def __add__(self, other: Range) -> Range:
+        return Range(self.low + other.low, self.likely + other.likely, self.high + other.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the run's own answers have shown; guesses where there are none.
+
+    answers: of which. ratio: reported prompt tokens to those of the formula. answer: tokens of one answer.
+    latency_seconds: None where nobody has answered.
+    """
+
+    answers: int
+    ratio: float
+    answer: Range
+    latency_seconds: float | None
+
+
+@dataclass(slots=True)
+class Variant:
+    """Another way to ask the same rows. name: what is different. config: with that."""
+
+    name: str
+    config: RunConfig
+    is_asked_for: bool = False
+    picture_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Plan:
+    """rows: of the manifest. finished: answered by this run before. to_ask: those that are left, without
+    unreadable ones. looked_at: rows whose pictures were read; smaller than what is left with a sample.
+
+    prompt, answers: tokens of all rows to ask. variants: the run's own way first.
+    """
+
+    survey: Survey
+    known: Known
+    variants: list[Variant]
+    rows: int = 0
+    finished: int = 0
+    failed_before: int = 0
+    left: int = 0
+    looked_at: int = 0
+    readable: int = 0
+    pictures: int = 0
+    remote: int = 0
+    unreadable: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+    text_tokens: int = 0
+    upload_bytes: int = 0
+    above_bytes: int = 0
+    above_limit: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def scale(self) -> float:
+        """From the rows that were looked at to all that are left."""
+        return self.left / self.looked_at if self.looked_at else 0.0
+
+    @property
+    def to_ask(self) -> int:
+        return round(self.readable * self.scale)
+
+    def prompt(self, variant: Variant | None = None) -> Range:
+        """Tokens of all prompts, pictures included."""
+        pictures = (variant or self.variants[0]).picture_tokens
+        formula = (self.text_tokens + pictures) * self.scale
+        likely = formula * self.known.ratio
+        if self.known.answers >= _FEWEST_ANSWERS:
+            return Range(likely, likely, likely * 1.05)
+        return Range(likely, likely, formula * _UNCALIBRATED + _TEMPLATE_TOKENS * self.to_ask)
+
+    @property
+    def answers(self) -> Range:
+        one = self.known.answer
+        return Range(one.low * self.to_ask, one.likely * self.to_ask, one.high * self.to_ask)
+
+
+def make_plan(
+    source: Path,
+    run_path: Path,
+    config: RunConfig,
+    *,
+    compare: Sequence[str] = (),
+    sample: int | None = None,
+    tell: Callable[[str], None] = lambda text: None,  # noqa: ARG005  nobody wants to know
+    looked_at: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
+) -> Plan:
+    """Read manifest and picture headers.
+
+    compare: names of models to count the same rows for. sample: look at so many rows only, evenly spread.
+    looked_at: told how many rows of how many. Raises UsageError for what a start would refuse too.
+    """
+    manifest = Manifest(source, config.prompt, config.limit, config.allow_outside, config.allow_remote)
+    tell(f"reading {source}")
+    survey = manifest.survey()
+    folder = RunFolder(run_path)
+    plan = Plan(survey, known(folder, config), variants(config, compare), rows=survey.total)
+    _read_state(plan, folder, source, config)
+    counter = _Counter(plan, config)
+    for batch in _look(manifest, plan, config, folder, sample):
+        counter.add(batch)
+        looked_at(plan.looked_at, min(plan.left, sample or plan.left))
+    _add_notes(plan, config)
+    return plan
+
+
+def known(folder: RunFolder, config: RunConfig) -> Known:
+    """What this run's answers have shown so far."""
+    high = config.most_answer_tokens
+    likely = min(_LIKELY_ANSWER_TOKENS * (config.n or 1), high)
+    if folder.journal.exists() and folder.run_json.exists():
+        report = read_report([folder])
+        spread, usage = report.spreads["completion_tokens"], report.anomalies
+        if spread.count >= _FEWEST_ANSWERS and usage.formula_tokens:
+            return Known(
+                answers=spread.count,
+                ratio=usage.reported_tokens / usage.formula_tokens,
+                answer=Range(spread.percentile(5), spread.mean, high),
+                latency_seconds=report.spreads["latency_s"].mean,
+            )
+    return Known(0, 1.0, Range(min(_SHORT_ANSWER_TOKENS, likely), likely, high), None)
+
+
+def variants(config: RunConfig, compare: Sequence[str]) -> list[Variant]:
+    """The run's own way, cheaper ways that it might take, and other models."""
+    ways = [Variant(config.model, config, is_asked_for=True)]
+    ways += [
+        Variant(f"--detail {detail}", config.model_copy(update={"detail": detail}))
+        for detail in ("low", "high")
+        if detail != config.detail
+    ]
+    ways += [
+        Variant(f"--max-side {side}", config.model_copy(update={"max_side": side}))
+        for side in (1024, 768, 512)
+        if config.max_side is None or side < config.max_side
+    ]
+    ways += [Variant(name, config.model_copy(update={"model": name}), is_asked_for=True) for name in compare]
+    return ways
+
+
+# ------------------------------------------------------------------------------- money and time
+
+
+def cost(plan: Plan, variant: Variant, prices: PriceBook) -> tuple[Decimal, Decimal, Decimal] | None:
+    """Low, likely and high for all rows that are left, cached tokens not counted on; None where no price is known.
+
+    With several endpoints low is at the cheapest, high at the dearest and likely in the middle of those two.
+    """
+    entries = variant.config.endpoints()
+    asks = variant.config.model
+    found = [prices.rates((entry.model if len(entries) > 1 else asks,), entry.price) for entry in entries]
+    rates = [r for r in found if r is not None]
+    if not rates or len(rates) < len(found):
+        return None
+    prompt, answers, rows = plan.prompt(variant), plan.answers, plan.to_ask
+    likely = [r.of_many(prompt.likely, answers.likely, rows) for r in rates]
+    return (
+        min(r.of_many(prompt.low, answers.low, rows) for r in rates),
+        (min(likely) + max(likely)) / 2,
+        max(r.of_many(prompt.high, answers.high, rows) for r in rates),
+    )
+
+
+def seconds_at_the_limits(plan: Plan, config: RunConfig) -> dict[str, float]:
+    """How long each limit that was given holds the run up; the longest is how long it takes. Empty without limits."""
+    entries, bounds = config.endpoints(), {}
+    answer = plan.answers.high if config.charge == "reserved" else plan.answers.likely
+    if all(entry.tpm for entry in entries):
+        tpm = sum(entry.tpm or 0 for entry in entries)
+        bounds[f"--tpm {tpm:,}"] = 60 * (plan.prompt().likely + answer) / tpm
+    if all(entry.rpm for entry in entries):
+        rpm = sum(entry.rpm or 0 for entry in entries)
+        bounds[f"--rpm {rpm:,}"] = 60 * plan.to_ask / rpm
+    latency = plan.known.latency_seconds
+    if latency is not None and all(entry.concurrency for entry in entries):
+        places = sum(entry.concurrency or 0 for entry in entries)
+        bounds[f"--concurrency {places:,}, {latency:.1f} s an answer"] = plan.to_ask * latency / places
+    return bounds
+
+
+# ------------------------------------------------------------------------------- which rows
+
+
+def _read_state(plan: Plan, folder: RunFolder, source: Path, config: RunConfig) -> None:
+    """What of the run is finished. Another source or other settings: all of it would be new."""
+    plan.left = plan.rows
+    if not folder.journal.exists() or not folder.run_json.exists():
+        return
+    journal = Journal(folder.journal)
+    try:
+        answered, plan.failed_before, _ = journal.counts()
+    finally:
+        journal.close()
+    if not answered:
+        return
+    try:
+        folder.check_same_source(source.resolve())
+        folder.check_same_answers(config.answer_settings(), IMAGE_DEFAULTS)
+    except UsageError as error:
+        plan.notes.append(f"planned as a new run: {str(error).splitlines()[0]}")
+        plan.failed_before = 0
+        return
+    plan.finished = answered
+
+
+def _left_rows(manifest: Manifest, plan: Plan, folder: RunFolder) -> Iterator[list[Row]]:
+    """Rows that a start would ask, some hundred at a time."""
+    rows = manifest.rows()
+    if not plan.finished:
+        while batch := list(islice(rows, _ROWS_A_BATCH)):
+            yield batch
+        return
+    journal = Journal(folder.journal)
+    try:
+        while batch := list(islice(rows, _ROWS_A_BATCH)):
+            ids = [row.id for row in batch]
+            done = journal.finished(ids).keys() | journal.failed(ids).keys()
+            yield [row for row in batch if row.id not in done]
+    finally:
+        journal.close()
+
+
+def _look(
+    manifest: Manifest, plan: Plan, config: RunConfig, folder: RunFolder, sample: int | None
+) -> Iterator[Looked]:
+    """The rows that are left, or an even sample of them, with the headers of their pictures."""
+    if plan.finished:
+        plan.left = sum(len(batch) for batch in _left_rows(manifest, plan, folder))
+        plan.finished = plan.rows - plan.left - plan.failed_before
+    every = max(1, plan.left // sample) if sample else 1
+    at = 0
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="measure") as threads:
+        under_way: deque[Future[Looked]] = deque()
+        for batch in _left_rows(manifest, plan, folder):
+            first = -at % every
+            at += len(batch)
+            under_way.append(threads.submit(_measure_rows, batch[first::every], config))
+            if len(under_way) > 2 * (os.cpu_count() or 1):
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+
+
+def _measure_rows(rows: list[Row], config: RunConfig) -> Looked:
+    looked: Looked = []
+    for row in rows:
+        if any("://" in path for path in row.paths):
+            looked.append((row, None))
+            continue
+        try:
+            looked.append((row, tuple(measure(path, config.frame) for path in row.paths)))
+        except RowError as error:
+            looked.append((row, error))
+    return looked
+
+
+# ------------------------------------------------------------------------------- counting
+
+
+class _Counter:
+    """Adds up rows for every variant."""
+
+    def __init__(self, plan: Plan, config: RunConfig) -> None:
+        self._plan = plan
+        self._system_tokens = text_tokens(config.system) if config.system else 0
+        self._bounds = picture_bounds(config)
+        self._most_bytes = BOUNDS[vision_model(config.model).provider].base64_bytes
+        self._tpm = config.tpm
+        self._answer = plan.known.answer.high if config.charge == "reserved" else plan.known.answer.likely
+        self._counts = [_tokens_of(variant.config) for variant in plan.variants]
+
+    def add(self, looked: Looked) -> None:
+        for row, pictures in looked:
+            self._plan.looked_at += 1
+            if isinstance(pictures, RowError):
+                self._unreadable(pictures)
+            elif pictures is None:
+                self._plan.remote += 1
+            else:
+                self._add(row, pictures)
+
+    def _unreadable(self, error: RowError) -> None:
+        self._plan.unreadable[error.kind] += 1
+        if len(self._plan.examples) < 5:
+            self._plan.examples.append(str(error))
+
+    def _add(self, row: Row, pictures: tuple[Measured, ...]) -> None:
+        plan, count = self._plan, len(pictures)
+        plan.readable += 1
+        plan.pictures += count
+        text = self._system_tokens + text_tokens(row.prompt)
+        plan.text_tokens += text
+        for variant, tokens in zip(plan.variants, self._counts, strict=True):
+            found = sum(
+                tokens(p.width, p.height, p.orientation, p.is_jpeg, p.is_plain, count) for p in pictures
+            )
+            variant.picture_tokens += found
+            if variant is plan.variants[0] and self._tpm is not None:
+                plan.above_limit += (text + found) * plan.known.ratio + self._answer > self._tpm
+        weights = [p.sent_bytes(self._bounds, count) for p in pictures]
+        plan.upload_bytes += sum(weights)
+        plan.above_bytes += self._bounds.base64_bytes is None and max(weights) > self._most_bytes
+
+
+def _tokens_of(config: RunConfig) -> Callable[[int, int, int, bool, bool, int], int]:
+    """Tokens of a picture as this configuration sends it; cameras make few sizes, so each is worked out once."""
+    bounds, family = picture_bounds(config), vision_model(config.model, config.image_rules).family
+
+    @lru_cache(maxsize=65_536)
+    def tokens(width: int, height: int, orientation: int, is_jpeg: bool, is_plain: bool, count: int) -> int:
+        measured = Measured(width, height, orientation, is_jpeg, is_plain, 0)
+        return family.tokens(*measured.sent_size(bounds, count), config.detail)
+
+    return tokens
+
+
+def _add_notes(plan: Plan, config: RunConfig) -> None:
+    """What somebody should know before it costs money."""
+    for column, count in plan.survey.empty_columns.items():
+        plan.notes.append(f"{count:,} rows have nothing in {{{column}}}, for which the prompt asks")
+    if vision_model(config.model, config.image_rules) is UNKNOWN and not plan.known.answers:
+        plan.notes.append(
+            f"how {config.model} counts pictures is not known; --calibrate 20 asks that many rows and corrects the tokens"
+        )
+    if not config.has_longest_answer:
+        plan.notes.append(
+            f"without --max-tokens an answer may be of any length; `high` takes {config.most_answer_tokens:,} tokens"
+        )
+    if plan.above_bytes:
+        provider = vision_model(config.model).provider
+        plan.notes.append(
+            f"{plan.above_bytes:,} rows have a picture above the {BOUNDS[provider].base64_bytes:,} bytes of base64 that"
+            f" {provider} takes; --image-rules auto shrinks them"
+        )
+    if plan.above_limit:
+        plan.notes.append(
+            f"{plan.above_limit:,} rows need more than --tpm allows in a whole minute; they would fail"
+        )
+    if plan.remote:
+        plan.notes.append(
+            f"{plan.remote:,} rows have pictures by URL, which are not looked at: tokens and money are without them"
+        )
+    if plan.failed_before:
+        plan.notes.append(
+            f"{plan.failed_before:,} rows failed before and are left out; --retry-failed asks them again"
+        )
