@@ -39,6 +39,8 @@ HINTS = {
     "model_not_found": "check --model and the address {endpoint}",
     "wrong_address": "check the address: {endpoint}",
     "cannot_connect": "check the network and the address {endpoint}",
+    "tls": "check the address {endpoint} and this machine's clock; for an authority of your own, name the file with its"
+    " certificate in the variable SSL_CERT_FILE",
     "disk": "make room on the disk",
     "budget": "go on with a larger budget, or look at what there is: captionmill report {run}",
     "usage_anomaly": "ask another endpoint or model in a new -o, or go on with --on-usage-anomaly warn; the answers that"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 
@@ -35,20 +36,20 @@ class LyingServer:
                 self.requests += 1
                 writer.write(self._answer(body, self.requests))
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError, asyncio.CancelledError):
             pass  # the client has gone, or we close
         finally:
             writer.close()
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[LyingServer]:
+    def open(self, tls: ssl.SSLContext | None = None) -> Iterator[LyingServer]:
         """Listen until the block ends; may be opened again, on the same port."""
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, daemon=True)
         thread.start()
 
         async def begin() -> asyncio.Server:
-            return await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            return await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=tls)
 
         server = asyncio.run_coroutine_threadsafe(begin(), loop).result(10)
         self.port = server.sockets[0].getsockname()[1]

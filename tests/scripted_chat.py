@@ -109,7 +109,12 @@ def channel(
         steps=EndpointSteps(**usual | steps),
         limiter=limiter or Limiter(),
         concurrency=limits.concurrency or ConcurrencyController(limits.max_concurrency),
-        health=EndpointHealth(limits.max_wait, limits.max_outage, lambda n: backoff_seconds(n, chance)),
+        health=EndpointHealth(
+            limits.max_wait,
+            limits.max_outage,
+            limits.stop_after_failures,
+            lambda n: backoff_seconds(n, chance),
+        ),
         charge=limits.charge,
         weight=weight,
         tell=tell,

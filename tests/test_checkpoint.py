@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -15,13 +16,17 @@ import crashing_writer
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from commands import draw_pictures
 
 from pipeline.edges import parts
+from pipeline.edges.chat import Endpoint
 from pipeline.edges.folder import RunFolder
 from pipeline.edges.journal import Entry, Journal
+from pipeline.nouns.config import RunConfig
 from pipeline.nouns.errors import RunError, UsageError
 from pipeline.nouns.rows import Choice, Failure, Outcome, Picture, Reply, Row, Usage
 from pipeline.wiring.checkpoint import open_checkpoint
+from pipeline.wiring.mill import Job, Mill
 
 ROWS = 14
 WRITER = Path(crashing_writer.__file__)
@@ -311,6 +316,18 @@ def test_a_damaged_run_json(folder):
     folder.run_json.unlink()
     with pytest.raises(UsageError, match="no run folder"):
         folder.read_run()
+
+
+def test_what_a_first_start_leaves_that_died_at_once_blocks_no_other(tmp_path):
+    """A journal without tables, or only SQLite's side files: nothing was answered, the next start begins."""
+    source = draw_pictures(tmp_path / "p", 1)
+    job = Job(source, tmp_path / "run", RunConfig(model="m"), (Endpoint("http://127.0.0.1:9/v1", None),))
+    for name, content in (("journal.sqlite", b""), ("journal.sqlite-journal", b"x"), (".run.json.tmp", b"{")):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        (tmp_path / "run/results").mkdir(parents=True)
+        (tmp_path / "run" / name).write_bytes(content)
+        Mill.open(job, tell=lambda line: None).close()
+        assert RunFolder(tmp_path / "run").read_run()["rows"] == 1
 
 
 # ------------------------------------------------------------------------------- the schema

@@ -406,6 +406,20 @@ def test_every_row_failing_alike_stops_the_run(answers_before, failed):
     assert bench.tally.failed <= failed + 8
 
 
+@pytest.mark.parametrize(
+    ("stop_after_failures", "answers_before", "failed"),
+    [(1, 0, 1), (5, 0, 2), (5, 9, 5), (0, 0, None), (0, 9, None)],
+)
+def test_after_how_many_failures_a_run_stops_is_a_setting(stop_after_failures, answers_before, failed):
+    """So many in a row, two fifths of it before the first answer; with 0 the manifest is worked through."""
+    script = itertools.chain(
+        [good()] * answers_before, always(error(400, "invalid_value", message="too large"))
+    )
+    bench = Bench(ScriptedChat(script), 300, concurrency=1, stop_after_failures=stop_after_failures).run()
+    assert bench.tally.failed == (300 - answers_before if failed is None else failed)
+    assert (bench.runner.stopped_by is None) == (failed is None)
+
+
 def test_broken_pictures_in_any_number_stop_nothing():
     """They cost nothing, and a folder may hold many."""
     bench = Bench(ScriptedChat(always(good())), 100, row_errors=[f"r{n:06d}" for n in range(90)]).run()

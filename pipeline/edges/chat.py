@@ -170,7 +170,8 @@ class ChatClient:
             return await self._post(body)
         except aiohttp.ClientConnectorCertificateError as error:
             raise AccountError(
-                f"{self._name}: the certificate is not trusted ({error.certificate_error})", kind="tls"
+                f"{self._name}: the certificate is not trusted ({_verdict(error.certificate_error)})",
+                kind="tls",
             ) from None
         except aiohttp.ConnectionTimeoutError:
             raise ConnectionLost(
@@ -237,6 +238,10 @@ class ChatClient:
 
 class _Silence(Exception):
     """In the middle of an answer."""
+
+
+def _verdict(error: Exception) -> str:
+    return getattr(error, "verify_message", None) or str(error)
 
 
 def _reason(error: BaseException) -> str:

@@ -19,6 +19,8 @@ from typing import Any
 from ..nouns.errors import RunError, UsageError
 
 RUN_SCHEMA_VERSION = 1
+# what a first start may leave that died before it had a journal and a run.json
+_FROM_THE_FIRST_MOMENT = (".lock", ".run.json", ".live.json", "journal.sqlite-", "results")
 
 
 class RunFolder:
@@ -54,7 +56,8 @@ class RunFolder:
         if self.exists or not self.path.exists():
             return
         names = {entry.name for entry in islice(self.path.iterdir(), 20)}
-        if names - {".lock", "results"}:
+        names -= {name for name in names if name.startswith(_FROM_THE_FIRST_MOMENT)}
+        if names:
             raise UsageError(
                 f"{self.path}: not empty and not a run folder ({', '.join(sorted(names)[:3])} ...); choose another -o"
             )
@@ -65,7 +68,7 @@ class RunFolder:
         Raises RunError where another process is, UsageError where the folder cannot be made.
         """
         try:
-            self.results.mkdir(parents=True, exist_ok=True)
+            _make(self.results)
             # the lock is the kernel's: it goes with its process, so a file left by a dead one means nothing
             descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -220,6 +223,14 @@ def _lock_exclusively(descriptor: int) -> None:
         else:
             return
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _make(folder: Path) -> None:
+    """With its parents, so that their names last through a power cut too."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in new:
+        _sync(path.parent)
 
 
 def _sync(folder: Path) -> None:

@@ -93,8 +93,9 @@ class Journal:
     def _create(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            self._db.executescript(_SCHEMA + _UNANSWERED)
-            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            self._db.executescript(
+                f"BEGIN; {_SCHEMA} {_UNANSWERED} PRAGMA user_version={SCHEMA_VERSION}; COMMIT"
+            )
         elif version == SCHEMA_VERSION:
             self._db.executescript(_UNANSWERED)
 
@@ -326,6 +327,13 @@ class Journal:
             return self.parts(), [record for _, record in self.waiting(-1)]
         finally:
             self._query("COMMIT")
+
+
+def is_blank(path: Path) -> bool:
+    """Whether a start died while it made this journal: there, with nothing in it yet."""
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as database:
+        return database.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+    return False
 
 
 def salvage(path: Path) -> tuple[list[str], list[tuple[str, str]]]:

@@ -19,6 +19,9 @@ import pyarrow.parquet as pq
 from ..nouns.errors import RunError
 from ..nouns.rows import Choice, Outcome, Row
 
+# Arrow's own allocator keeps pages of every size it ever gave out, a little more with each part of a long run
+pa.set_memory_pool(pa.system_memory_pool())
+
 SCHEMA_VERSION = 1
 _TIME = pa.timestamp("ms", tz="UTC")
 _CHOICE = pa.struct(

@@ -242,6 +242,13 @@ class LimitSettings(Group):
         le=604_800,
         description="seconds an endpoint may be gone or broken, after it once worked, until it is given up",
     )
+    stop_after_failures: int = Field(
+        50,
+        ge=0,
+        le=10**9,
+        description="stop, resumable, when so many rows in a row fail (two fifths of it before the first answer),"
+        " pictures not counted; 0: never",
+    )
     on_usage_anomaly: Literal["warn", "stop"] = Field(
         "warn",
         description="when answers report far fewer or more prompt tokens than text and picture have",

@@ -8,7 +8,8 @@ One row's failure is its own matter (see retry.py); here it is asked what it mea
     nobody is there, once it worked         ahead alone (a probe). After max_outage: give it up
     key, money, model refused three times   give it up; but all for one row: that row fails
     in a row
-    row after row fails alike               give it up: 20 at the start, 50 later; pictures do not count
+    row after row fails                     give it up: after stop_after_failures in a row, two fifths of
+                                            that before the first answer; pictures do not count
 
 Giving up the last endpoint stops the run.
 """
@@ -30,8 +31,6 @@ from ..nouns.errors import (
 from ..nouns.rows import Failure
 
 ACCOUNT_ERRORS_TO_STOP = 3
-FIRST_FAILURES_TO_STOP = 20
-FAILURES_TO_STOP = 50
 BROKEN_TO_REST = 5
 LONGEST_REST_SECONDS = 60.0
 PICTURE_KINDS = frozenset({"bad_image", "content_policy"})
@@ -43,17 +42,23 @@ class EndpointHealth:
     """State of one endpoint over a run.
 
     max_wait_seconds: longest pause that is granted. max_outage_seconds: how long it may be gone.
-    backoff: seconds to hold after a row's n-th attempt where the server names no time.
+    stop_after_failures: rows without an answer, in a row; 0 for any number. backoff: seconds to hold after
+    a row's n-th attempt where the server names no time.
     shortened_pause_until: set while a longer pause was asked for than is granted; None otherwise.
     resting_until: nothing is sent before. is_probing: one request at a time, until an answer comes.
     All `now` and `sent_at` are of one monotonic clock.
     """
 
     def __init__(
-        self, max_wait_seconds: float, max_outage_seconds: float, backoff: Callable[[int], float]
+        self,
+        max_wait_seconds: float,
+        max_outage_seconds: float,
+        stop_after_failures: int,
+        backoff: Callable[[int], float],
     ) -> None:
         self._max_wait_seconds = max_wait_seconds
         self._max_outage_seconds = max_outage_seconds
+        self._stop_after_failures = stop_after_failures
         self._backoff = backoff
         self.has_answered = False
         self.resting_until = float("-inf")
@@ -105,10 +110,12 @@ class EndpointHealth:
         if failure.kind.startswith("image_") or failure.kind in PICTURE_KINDS:  # a folder may hold many
             return
         self._failed_rows += 1
-        most = FAILURES_TO_STOP if self.has_answered else FIRST_FAILURES_TO_STOP
-        if self._failed_rows >= most:
+        most = self._stop_after_failures
+        if not self.has_answered:  # where nothing ever worked, fewer are enough
+            most = -(-most * 2 // 5)
+        if most and self._failed_rows >= most:
             raise RunError(
-                f"{most} rows in a row failed, the last with: {failure.message}",
+                f"{self._failed_rows} rows in a row failed (--stop-after-failures), the last with: {failure.message}",
                 kind=failure.kind,
                 http_status=failure.http_status,
             )

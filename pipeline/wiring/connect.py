@@ -73,7 +73,10 @@ def connect(
         limiter=Limiter(entry.tpm, entry.rpm, config.burst_seconds),
         concurrency=entry.concurrency or ConcurrencyController(config.max_concurrency),
         health=EndpointHealth(
-            config.max_wait, config.max_outage, lambda attempt: backoff_seconds(attempt, chance)
+            config.max_wait,
+            config.max_outage,
+            config.stop_after_failures,
+            lambda attempt: backoff_seconds(attempt, chance),
         ),
         charge=config.charge,
         weight=entry.weight,

@@ -21,7 +21,7 @@ from typing import Any
 from ..edges import parts
 from ..edges.chat import ChatClient, Endpoint
 from ..edges.folder import RunFolder, utc_now
-from ..edges.journal import Entry, Journal
+from ..edges.journal import Entry, Journal, is_blank
 from ..edges.manifest import Manifest, Survey
 from ..nouns.config import IMAGE_DEFAULTS, RunConfig
 from ..nouns.errors import RunError, UsageError
@@ -383,7 +383,7 @@ def _cancelled_at_the_end(watch: Coroutine[Any, Any, None]) -> Iterator[None]:
 
 def _has_answers(folder: RunFolder) -> bool:
     """Whether anything was answered yet; a first start with a typo in it binds nobody."""
-    if not folder.journal.exists():
+    if not folder.journal.exists() or (not folder.run_json.exists() and is_blank(folder.journal)):
         return any(folder.results.glob("part-*.parquet"))
     journal = Journal(folder.journal)
     try:
