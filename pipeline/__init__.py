@@ -30,7 +30,7 @@ nouns only; wiring imports anything (tests/test_layers.py).
              parts       the dataset: schema, write, rename, read back
              folder      the run folder: paths, its one writer, run.json
     pictures/            file or URL -> upright picture within bounds: files, remote, decode, colour,
-                         encode, metadata, cache, prepare, pool, thumbnail
+                         encode, metadata, cache, prepare, pool, measure, thumbnail
     wiring/  checkpoint  journal first, Parquet from it
              ahead       pictures prepared ahead, bounded in number and bytes
              channel     one endpoint: its limits, places and health; one attempt through it
@@ -38,6 +38,7 @@ nouns only; wiring imports anything (tests/test_layers.py).
              connect     settings and key -> a channel
              runner      one row's journey, N rows at a time
              deadline    when a run is to be over
+             plan        what a run will take, before it starts
              live        the state of a run that is going on
              mill        a whole run
              checkup     whether a run folder fits together

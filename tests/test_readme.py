@@ -48,12 +48,13 @@ def test_the_examples_run(tmp_path):
 def test_the_settings_files_are_valid():
     """The TOML examples are made of real settings."""
     texts = re.findall(r"```toml\n(.*?)```", README, re.S)
-    one, several = (
-        RunConfig.model_validate({k: v for k, v in tomllib.loads(text).items() if k != "prompt_file"})
+    one, several, priced = (
+        RunConfig.model_validate({"model": "m"} | {k: v for k, v in tomllib.loads(text).items() if k != "prompt_file"})
         for text in texts
     )
     assert one.tpm == 300_000
     assert [entry.tpm for entry in several.endpoints()] == [200_000, 100_000, None]
+    assert sorted(priced.prices.models) == ["claude-*", "gpt-4o"]
 
 
 def test_the_table_of_models_is_what_is_sent():
