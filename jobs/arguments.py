@@ -48,6 +48,13 @@ class Parser(argparse.ArgumentParser):
         return known
 
 
+def positive(text: str) -> int:
+    """A number from 1, for flags that are no settings of a run."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("a number from 1 is needed")
+    return int(text)
+
+
 def add_source(parser: Parser) -> None:
     """SOURCE and -o."""
     parser.add_argument(

@@ -15,7 +15,7 @@ from pipeline.edges.chat import Endpoint, chat_completions_url
 from pipeline.edges.folder import RunFolder
 from pipeline.endpoint.server import EndpointSettings, serving
 from pipeline.nouns.config import RunConfig
-from pipeline.wiring import pages
+from pipeline.wiring.gallery import write_gallery
 from pipeline.wiring.mill import Job
 from pipeline.wiring.report import read_report
 from pipeline.wiring.report_page import write_report
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     print(f"dataset   {folder.results}    pandas.read_parquet({str(folder.results)!r})")
     print(f"failures  {folder.failures}")
     print(f"report    {write_report(folder, what_it_came_to)}")
-    print(f"gallery   {pages.write_gallery(folder)}")
+    print(f"gallery   {write_gallery(folder)[0]}")
     return exit_codes.ANSWERED if code == exit_codes.SOME_FAILED else code
 
 

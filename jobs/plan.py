@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -26,7 +26,7 @@ from pipeline.rules.prices import PriceBook
 from pipeline.wiring.plan import Plan, Range, Variant, cost, make_plan, seconds_at_the_limits
 
 from . import exit_codes
-from .arguments import Parser, add_settings, add_source, read_settings, read_source
+from .arguments import Parser, add_settings, add_source, positive, read_settings, read_source
 from .table import as_lines
 
 _MOST_CHEAPER = 4
@@ -49,19 +49,13 @@ def add_plan_options(parser: Parser) -> None:
     """What only a plan has."""
     section = parser.add_argument_group("plan")
     section.add_argument(
-        "--sample", type=_positive, metavar="N", help="look at the pictures of N rows, evenly spread [all]"
+        "--sample", type=positive, metavar="N", help="look at the pictures of N rows, evenly spread [all]"
     )
     section.add_argument("--compare", metavar="MODEL,...", help="also count the same rows for these models")
     section.add_argument(
-        "--calibrate", type=_positive, metavar="N", help="caption N rows first (paid) and go by their usage"
+        "--calibrate", type=positive, metavar="N", help="caption N rows first (paid) and go by their usage"
     )
     section.add_argument("--json", action="store_true", help="for scripts")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError("a number from 1 is needed")
-    return int(text)
 
 
 def show(arguments: Namespace) -> int:

@@ -47,7 +47,7 @@ nouns only; wiring imports anything (tests/test_layers.py).
              spent       what a run has spent so far
              report      what runs came to; grouping: by what; anomalies: usage that cannot be true
              report_page the same as a web page; html, plots: what it is made of
-             pages       the gallery
+             gallery     pages to look through: picture beside caption
     endpoint/            the built-in endpoint, apart: describer, completions, server
 """
 

@@ -18,6 +18,8 @@ MAY_IMPORT = {
     "wiring": {"nouns", "rules", "vision", "edges", "pictures", "wiring"},
     "endpoint": {"nouns", "rules", "vision", "endpoint"},
 }
+# rooms that add up columns of the dataset
+SUMS = ("dataset", "spent", "report", "grouping", "anomalies", "gallery")
 ROOMS = {
     "aiohttp": {"edges.chat", "pictures.remote", "endpoint.server"},
     "sqlite3": {"edges.journal"},
@@ -25,26 +27,12 @@ ROOMS = {
     | {"endpoint.describer"},
     "tenacity": {"rules.retry"},
     "genai_prices": {"rules.prices"},
-    "jinja2": {"wiring.html", "wiring.pages"},
+    "jinja2": {"wiring.html"},
     "matplotlib": {"wiring.plots"},
-    "pyarrow": {
-        "edges.parts",
-        "edges.manifest",
-        "wiring.report",
-        "wiring.dataset",
-        "wiring.spent",
-        "wiring.grouping",
-        "wiring.anomalies",
-    },
+    "pyarrow": {"edges.parts", "edges.manifest"} | {f"wiring.{room}" for room in SUMS},
     "fcntl": {"edges.folder"},
-    "numpy": {
-        "rules.spread",
-        "wiring.report",
-        "wiring.anomalies",
-        "pictures.metadata",
-        "pictures.decode",
-        "edges.manifest",
-    },
+    "numpy": {"rules.spread", "pictures.metadata", "pictures.decode", "edges.manifest"}
+    | {f"wiring.{room}" for room in ("report", "anomalies", "gallery")},
     "pybase64": {"pictures.prepare"},
     "tqdm": set(),
     "pandas": set(),

@@ -1,21 +1,20 @@
-"""report and gallery: sums that are right, text that stays text, pages that need nobody."""
+"""report and its page: sums that are right, text that stays text, pages that need nobody."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from decimal import Decimal
 
 import pandas as pd
 import pytest
+from browser import DESKTOP, PHONE
 from commands import captionmill, draw_pictures
 
 from pipeline.edges import parts
 from pipeline.edges.folder import RunFolder
 from pipeline.edges.journal import Entry
 from pipeline.nouns.rows import Choice, Failure, Outcome, Reply, Row, Usage
-from pipeline.wiring import pages
 from pipeline.wiring.checkpoint import open_checkpoint
 from pipeline.wiring.report import read_report
 from pipeline.wiring.report_page import write_report
@@ -80,33 +79,22 @@ def test_a_report_counts_parts_and_what_waits(run):
     assert state.is_running is False
 
 
-def test_pages_show_text_as_text(run):
-    """A caption with <script> is text; nothing is fetched from outside."""
-    report_page = write_report(run, read_report([run])).read_text()
-    gallery_page = pages.write_gallery(run).read_text()
-    for page in (report_page, gallery_page):
-        assert NASTY not in page
-        assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
-    assert "&lt;script&gt;" in gallery_page
-    assert gallery_page.count("<article>") == 30
-    assert gallery_page.index("timeout") < gallery_page.index(
-        "&lt;script&gt;document.title=&#34;owned&#34;&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt; 0"
-    )
-    assert len(list((run.gallery / "thumbnails").glob("*.jpg"))) == 30
-
-
-def test_a_long_gallery_is_paged(run, monkeypatch):
-    """Further pages are linked; pages of an earlier, longer gallery do not stay."""
-    monkeypatch.setattr(pages, "ROWS_A_PAGE", 8)
-    pages.write_gallery(run)
-    assert {p.name for p in run.gallery.glob("*.html")} == {
-        "index.html",
-        *(f"page-{n}.html" for n in (2, 3, 4)),
+def test_the_report_page(run, page):
+    """In a real browser at both widths, light and dark: nothing leaves, nothing overflows, text is text."""
+    path = write_report(run, read_report([run], ["model", "folder"]))
+    for size in (DESKTOP, PHONE):
+        for is_dark in (False, True):
+            page.show(path, size, is_dark)
+            assert page.overflow_px <= 0, (size, is_dark)
+    assert set(page.requests) - {address for address in page.requests if address.startswith("data:")} == {
+        path.resolve().as_uri()
     }
-    assert 'href="page-4.html"' in (run.gallery / "index.html").read_text()
-    monkeypatch.setattr(pages, "ROWS_A_PAGE", 100)
-    pages.write_gallery(run)
-    assert {p.name for p in run.gallery.glob("*.html")} == {"index.html"}
+    assert page.errors == []
+    assert page.evaluate("document.title").endswith("report")
+    assert NASTY in page.evaluate("document.body.innerText")
+    assert page.evaluate("document.querySelectorAll('figure svg').length") >= 4
+    assert page.evaluate("document.querySelectorAll('.rows img').length") == 12
+    assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
 
 
 def test_jobs_on_what_is_no_run(tmp_path):

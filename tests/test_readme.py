@@ -49,7 +49,9 @@ def test_the_settings_files_are_valid():
     """The TOML examples are made of real settings."""
     texts = re.findall(r"```toml\n(.*?)```", README, re.S)
     one, several, priced = (
-        RunConfig.model_validate({"model": "m"} | {k: v for k, v in tomllib.loads(text).items() if k != "prompt_file"})
+        RunConfig.model_validate(
+            {"model": "m"} | {k: v for k, v in tomllib.loads(text).items() if k != "prompt_file"}
+        )
         for text in texts
     )
     assert one.tpm == 300_000
