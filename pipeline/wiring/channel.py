@@ -40,17 +40,21 @@ class EndpointSteps:
 class Ticket:
     """Permission for one attempt, and what is known of it afterwards.
 
-    most: what it may cost at the most. sent_at: by the loop's clock.
+    sent_at: by the loop's clock.
     """
 
     channel: Channel
     estimate: TokenEstimate
     reserved_tokens: int
     admission: Admission
-    most: Spending
     is_probe: bool = False
     sent_at: float = 0.0
     latency_seconds: float | None = None
+
+    @property
+    def most(self) -> Spending:
+        """What it may cost at the most."""
+        return self.channel.steps.most(self.estimate)
 
 
 @dataclass(slots=True, eq=False)
@@ -129,7 +133,7 @@ class Channel:
     def admit(self, now: float, estimate: TokenEstimate) -> Ticket:
         """Take place and tokens for one attempt; `leave` gives the place back."""
         tokens = self.reservation(estimate)
-        ticket = Ticket(self, estimate, tokens, self.limiter.take(now, tokens), self.steps.most(estimate))
+        ticket = Ticket(self, estimate, tokens, self.limiter.take(now, tokens))
         self.pace.sent(now, tokens)
         self.in_flight += 1
         if self.health.is_probing:
@@ -182,10 +186,10 @@ class Channel:
         if usage.total_tokens and self.charge != "reserved":
             self._settle(now, ticket, usage.total_tokens)
 
-    def spent(self, ticket: Ticket, reply: Reply) -> Spending:
+    def spent(self, most: Spending, reply: Reply) -> Spending:
         """What an answer cost; the most that was held back for it where it does not say."""
         if reply.usage.total_tokens is None:
-            return ticket.most
+            return most
         return Spending(1, reply.usage.total_tokens, self.steps.price(reply))
 
     def _settle(self, now: float, ticket: Ticket, used_tokens: int) -> None:

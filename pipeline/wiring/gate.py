@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ..nouns.errors import RowError
-from ..nouns.rows import Picture, Row, Spending, TokenEstimate
+from ..nouns.rows import Picture, Reply, Row, Spending, TokenEstimate
 from ..rules.budget import Budget
 from .channel import Channel, Ticket
 
@@ -47,6 +47,7 @@ class Gate:
     def __init__(self, channels: Sequence[Channel], budget: Budget | None = None) -> None:
         self.channels = tuple(channels)
         self._budget = budget
+        self._held_back: dict[Ticket, Spending] = {}
         self._line: deque[_Waiter] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -70,19 +71,23 @@ class Gate:
             if waiter.turn.done() and not waiter.turn.cancelled() and not waiter.turn.exception():
                 ticket = waiter.turn.result()  # let through in the moment in which it was given up
                 ticket.channel.unused(asyncio.get_running_loop().time(), ticket)
-                self._settle(ticket, Spending())
+                self._settle(ticket, Spending(requests=0))
             self.poke()
             raise
 
-    def leave(self, ticket: Ticket, spent: Spending | None = None) -> None:
-        """The attempt is over; the next may come. spent: what it cost; None for what was held back for it."""
+    def leave(self, ticket: Ticket, end: Reply | Spending | None = None) -> None:
+        """The attempt is over; the next may come. end: the answer, or what it cost without one; None for the most."""
         ticket.channel.leave(ticket)
-        self._settle(ticket, ticket.most if spent is None else spent)
+        self._settle(ticket, end)
         self.poke()
 
-    def _settle(self, ticket: Ticket, spent: Spending) -> None:
-        if self._budget is not None:
-            self._budget.settle(ticket.most, spent)
+    def _settle(self, ticket: Ticket, end: Reply | Spending | None) -> None:
+        if self._budget is None:
+            return
+        most = self._held_back.pop(ticket)
+        if isinstance(end, Reply):
+            end = ticket.channel.spent(most, end)
+        self._budget.settle(most, most if end is None else end)
 
     def poke(self) -> None:
         """Something changed: let through as many as there is room for now."""
@@ -143,7 +148,8 @@ class Gate:
             return
         ticket = channel.admit(now, estimate)
         if budget is not None:
-            budget.hold_back(ticket.most)
+            self._held_back[ticket] = most
+            budget.hold_back(most)
         waiter.turn.set_result(ticket)
 
     def _estimate(self, waiter: _Waiter) -> None:

@@ -293,22 +293,21 @@ class Runner:
         trace.last = ticket
         trace.attempts += 1
         self.tally.attempts += 1
-        spent = ticket.most
+        end: Reply | Spending | None = None
         try:
-            reply = await ticket.channel.send(ticket, ask.row, ask.pictures, ask.answer_tokens)
-            spent = ticket.channel.spent(ticket, reply)
+            end = await ticket.channel.send(ticket, ask.row, ask.pictures, ask.answer_tokens)
         except AnswerError as error:
-            spent = ticket.most if may_be_billed(error) else Spending(requests=1)
-            self._steps.unanswered(error.kind, spent)
+            end = ticket.most if may_be_billed(error) else Spending(requests=1)
+            self._steps.unanswered(error.kind, end)
             self._failed(error, ask, trace, ticket)
             raise
         except asyncio.CancelledError:
-            self._steps.unanswered("given_up", spent)
+            self._steps.unanswered("given_up", ticket.most)
             raise
         finally:
             self._leave()
-            self._gate.leave(ticket, spent)
-        return reply
+            self._gate.leave(ticket, end)
+        return end
 
     def _failed(self, error: AnswerError, ask: Ask, trace: _Trace, ticket: Ticket) -> None:
         """What a failed attempt means for the others."""
