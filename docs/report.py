@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def write_manifest(path: Path) -> None:
-    samples = sorted((ROOT / "sample_data/images").rglob("*.*"))
+    samples = sorted(p for p in (ROOT / "sample_data/images").rglob("*.*") if p.stem != "broken")
     lines = [
         f"{n},{samples[n % len(samples)]},{samples[n % len(samples)].stem.split('_')[0]}" for n in range(ROWS)
     ]

@@ -70,7 +70,7 @@ def read_source(arguments: argparse.Namespace) -> tuple[Path, Path]:
     source: Path | None = arguments.source
     if source is None:
         raise UsageError("SOURCE is needed: a folder, or a .csv, .jsonl or .parquet manifest")
-    return source, arguments.output or _default_run_path(source)
+    return source, arguments.output or default_run_path(source)
 
 
 def add_settings(parser: Parser) -> None:
@@ -182,7 +182,7 @@ def _read_endpoint(entry: EndpointEntry) -> Endpoint:
     return endpoint
 
 
-def _default_run_path(source: Path) -> Path:
+def default_run_path(source: Path) -> Path:
     """Beside where we stand: photos/ -> photos-captions, data.csv -> data-captions."""
     try:
         path = source.resolve()

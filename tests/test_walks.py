@@ -136,7 +136,7 @@ def test_walk_4_a_cost_report(tmp_path):
     assert f"{table['prompt_tokens'].sum():,}" in report.stdout
     lines = captionmill("report", "run", "--csv", cwd=tmp_path).stdout.splitlines()
     assert lines[1].startswith("gpt-4o,5,")
-    assert lines[1].endswith(f",0,{total}")
+    assert lines[1].endswith(f",0,{total},USD")
     other = captionmill("report", "other", cwd=tmp_path).stdout
     assert "no price" in other
     assert "dollars  " not in other.splitlines()[-1]
