@@ -15,10 +15,13 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 import browser  # noqa: E402  of the tests
+from PIL import Image, ImageChops  # noqa: E402
 
 from pipeline.endpoint.server import EndpointSettings, serving  # noqa: E402
 
 ROWS = 2000
+ONLY_THE_TOP = """for (const head of [...document.querySelectorAll("h2")].slice(1))
+  for (let part = head, next; part; part = next) { next = part.nextElementSibling; part.remove(); }"""
 FAULTS = {"500": 0.02, "429": 0.01, "reset": 0.01, "truncate": 0.005}
 
 
@@ -27,26 +30,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         write_manifest(Path("photos.csv"))
-        with serving(EndpointSettings(tokens_per_minute=300_000, latency_seconds=2, faults=FAULTS)) as url:
-            arguments = [
-                "photos.csv",
-                "--model",
-                "gpt-4o",
-                "--max-tokens",
-                "120",
-                "--tpm",
-                "300000",
-                "-o",
-                "photos-captions",
-            ]
-            call(url, "caption", *arguments)
+        settings = EndpointSettings(
+            tokens_per_minute=300_000, starts_empty=True, latency_seconds=2, faults=FAULTS
+        )
+        with serving(settings) as url:
+            arguments = ["photos.csv", "--model", "gpt-4o", "--max-tokens", "120", "--tpm", "300000"]
+            call(url, "caption", *arguments, "-o", "photos-captions")
         call("", "report", "photos-captions", "--by", "extra.category")
         with browser.opened(browser.find() or "chromium") as chromium:
             page = chromium.new_page().show(Path("photos-captions/report.html"), (1100, 1000))
             page.evaluate(
-                "document.querySelectorAll('h2').forEach((h, n) => { if (n) { let e = h; while (e) { const next = e.nextElementSibling; e.remove(); e = next; } } })"
+                f"document.body.innerHTML = document.body.innerHTML.replaceAll('{Path.cwd()}/', '')"
             )
-            page.screenshot(ROOT / "docs/report.png")
+            page.evaluate(ONLY_THE_TOP)
+            page.screenshot(Path("report.png"))
+        with Image.open("report.png") as shot:
+            picture = shot.convert("RGB")
+            paper = Image.new("RGB", picture.size, picture.getpixel((0, 0)))
+            bottom = (ImageChops.difference(picture, paper).getbbox() or (0, 0, 0, picture.height))[3]
+            picture.crop((0, 0, picture.width, bottom + 16)).quantize(128).save(
+                ROOT / "docs/report.png", optimize=True
+            )
 
 
 def write_manifest(path: Path) -> None:

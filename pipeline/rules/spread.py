@@ -65,7 +65,10 @@ class Spread:
         if high <= low:
             return [(low, high, self.count)]
         edges = np.linspace(low, high, most + 1)
-        middles = np.concatenate(([0.0], _LEAST * _GROWTH ** (np.arange(_BINS) + 0.5)))
-        places = np.clip(np.searchsorted(edges, middles, side="right") - 1, 0, most - 1)
-        counts = np.bincount(places, weights=self._bins, minlength=most).astype(int)
+        # a bin of ours is shared out among the bars that it reaches into, or they would show a comb
+        bounds = np.concatenate(([0.0], _LEAST * _GROWTH ** np.arange(_BINS + 1)))
+        up_to = np.concatenate(([0], np.cumsum(self._bins)))
+        below = np.round(np.interp(edges, bounds, up_to))
+        below[0], below[-1] = 0, self.count
+        counts = np.diff(np.maximum.accumulate(below)).astype(int)
         return [(float(edges[n]), float(edges[n + 1]), int(counts[n])) for n in range(most)]
