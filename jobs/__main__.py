@@ -12,6 +12,7 @@ from pipeline.nouns.errors import RunError, UsageError
 
 from . import exit_codes
 from .output import silence
+from .signals import leave_at_once, on_signals
 
 COMMANDS = {
     "caption": "caption a folder or a manifest; the same command again resumes",
@@ -52,8 +53,9 @@ def _without_command(argv: list[str]) -> int:
 def run_job(command: str, argv: list[str]) -> int:
     """Call one job's `main`, and say in one line what went wrong where something did."""
     try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, from the first moment on
+        on_signals(leave_at_once)
         job = importlib.import_module(f"jobs.{command}")
+        on_signals(signal.default_int_handler)
         code = int(job.main(argv))
     except UsageError as error:
         print(f"captionmill {command}: {error}", file=sys.stderr)
@@ -66,6 +68,8 @@ def run_job(command: str, argv: list[str]) -> int:
         return exit_codes.INTERRUPTED
     except BrokenPipeError:
         return _output_closed()
+    finally:
+        on_signals(signal.default_int_handler)
     try:
         sys.stdout.flush()
     except OSError:

@@ -30,6 +30,7 @@ from . import exit_codes, plan, progress
 from .arguments import Parser, add_settings, add_source, read_endpoints, read_settings, read_source
 from .open_files import make_room
 from .output import silence
+from .signals import leave_at_once, on_signals
 
 # what to do about it, by the kind of the error that stopped a run
 HINTS = {
@@ -43,6 +44,8 @@ HINTS = {
     " certificate in the variable SSL_CERT_FILE",
     "disk": "make room on the disk",
     "budget": "go on with a larger budget, or look at what there is: captionmill report {run}",
+    "no_access": "give this user the right to write into {run}",
+    "folder_gone": "put {run} back, or begin anew with another -o",
     "usage_anomaly": "ask another endpoint or model in a new -o, or go on with --on-usage-anomaly warn; the answers that"
     " showed it are kept",
     "open_files": "raise the limit (ulimit -n), or give a smaller --concurrency",
@@ -122,7 +125,13 @@ def job_of(arguments: Namespace) -> Job:
 
 def run(job: Job) -> int:
     """One start of a run, from the checks to the summary. Returns the exit code."""
-    mill = Mill.open(job, tell=_tell)
+    on_signals(leave_at_once)  # until the loop has handlers of its own
+    try:
+        mill = Mill.open(job, tell=_tell)
+    except RunError as error:
+        _tell(f"captionmill caption: stopped: {error}")
+        _tell_hint(error, job, 0)
+        return exit_codes.STOPPED
     stopped_by: RunError | None = None
     # what is there now lives to the end: the collector need not visit it again (measured: -8 % CPU)
     gc.freeze()
@@ -217,21 +226,21 @@ def _sum_up(job: Job, mill: Mill, stopped_by: RunError | None) -> int:
 
 def _stopped(job: Job, mill: Mill, stopped_by: RunError, left: int) -> int:
     _tell(f"stopped: {stopped_by}")
-    for endpoint, entry, channel in zip(job.endpoints, job.config.endpoints(), mill.channels, strict=True):
-        error = channel.put_aside or stopped_by
-        if hint := HINTS.get(error.kind):
-            _tell(
-                "  "
-                + hint.format(
-                    key_env=entry.api_key_env, endpoint=endpoint.url.partition("?")[0], run=job.run_path
-                )
-            )
+    for number, channel in enumerate(mill.channels):
+        _tell_hint(channel.put_aside or stopped_by, job, number)
         if channel.put_aside is None:
             break
     _tell(
         f"{left:,} rows are left; every recorded answer is saved. Once that is mended, the same command goes on"
     )
     return exit_codes.STOPPED
+
+
+def _tell_hint(error: RunError, job: Job, number: int) -> None:
+    """What to do about it. number: of the endpoint that it is about."""
+    if hint := HINTS.get(error.kind):
+        url, entry = job.endpoints[number].url, job.config.endpoints()[number]
+        _tell("  " + hint.format(key_env=entry.api_key_env, endpoint=url.partition("?")[0], run=job.run_path))
 
 
 def _count_failed(mill: Mill) -> int:

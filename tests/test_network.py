@@ -134,6 +134,7 @@ def test_a_certificate_that_is_not_trusted(tmp_path, certificate):
     assert len(results(tmp_path / "run")) == 3
 
 
+@pytest.mark.slow
 def test_no_tls_where_tls_was_expected(tmp_path):
     """https:// to a server that speaks none: exit 3, no traceback, the address to check."""
     draw_pictures(tmp_path / "p", 3)

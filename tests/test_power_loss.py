@@ -135,11 +135,11 @@ def test_a_power_cut_loses_nothing_that_was_recorded(tmp_path):
 
 @pytest.mark.slow
 def test_a_power_cut_at_any_moment(tmp_path):
-    """The same at 300 moments, in four states by chance."""
-    print(cut_everywhere(tmp_path, 10, "a picture", cuts=300, seeds=4), "states")
+    """The same at 200 moments, in three states by chance."""
+    print(cut_everywhere(tmp_path, 10, "a picture", cuts=200, seeds=3), "states")
 
 
 @pytest.mark.slow
 def test_a_power_cut_while_the_journal_takes_over_its_log(tmp_path):
     """Answers so long that SQLite copies its log into the file, and begins it anew, several times."""
-    print(cut_everywhere(tmp_path, 60, "a picture " * 6_000, cuts=150, seeds=2), "states")
+    print(cut_everywhere(tmp_path, 60, "a picture " * 6_000, cuts=100, seeds=2), "states")

@@ -334,7 +334,7 @@ def test_no_access_is_no_damage(made, monkeypatch):
     monkeypatch.setattr(parts, "read_part", denied)
     with pytest.raises(RunError, match="Permission denied") as caught:
         repair(made, print)
-    assert caught.value.kind == "disk"
+    assert caught.value.kind == "no_access"
     monkeypatch.setattr(parts, "read_part", real)
     assert not (made.path / "damaged").exists()
     assert check(made) == []

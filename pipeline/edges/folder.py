@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..nouns.errors import RunError, UsageError
+from ..nouns.errors import RunError, UsageError, disk_error
 
 RUN_SCHEMA_VERSION = 1
 # what a first start may leave that died before it had a journal and a run.json
@@ -121,7 +121,7 @@ class RunFolder:
         except UnicodeDecodeError as error:
             raise RunError(f"{self.run_json}: damaged ({error})", kind="damaged_run") from error
         except OSError as error:
-            raise RunError(f"{self.run_json}: cannot be read ({error.strerror})", kind="disk") from error
+            raise disk_error(self.run_json, "read", error) from error
         try:
             run = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -152,7 +152,9 @@ class RunFolder:
             for folder in (self.path, self.path.parent):  # their names last through a power cut too
                 _sync(folder)
         except OSError as error:
-            raise RunError(f"{self.run_json}: cannot be written ({error.strerror})", kind="disk") from error
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise disk_error(self.run_json, "written", error) from error
 
     def write_page(self, path: Path, text: str) -> None:
         """A page for a browser, whole or not at all. Raises RunError where the disk is full or closed."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from ..nouns.errors import RunError
+from ..nouns.errors import RunError, disk_error
 from ..nouns.rows import Spending
 
 SCHEMA_VERSION = 1
@@ -78,9 +79,7 @@ class Journal:
             self._next_seq = self._last_seq() + 1
             self._inode = path.stat().st_ino
         except sqlite3.Error as error:
-            is_closed = isinstance(error, sqlite3.OperationalError) and "readonly" in str(error)
-            kind = "disk" if is_closed else "journal"
-            raise RunError(f"{path}: cannot be used as a journal ({error})", kind=kind) from error
+            raise _named(path, "used as a journal", error) from error
 
     def _connect(self, create: bool) -> sqlite3.Connection:
         mode = "rwc" if create else "rw"
@@ -231,7 +230,7 @@ class Journal:
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
-            raise RunError(f"{self.path}: cannot be written ({error})", kind="disk") from error
+            raise _named(self.path, "written", error) from error
 
     def _check_still_there(self) -> None:
         """SQLite writes on into a deleted file; what it holds is then lost at the end."""
@@ -265,7 +264,7 @@ class Journal:
         try:
             return self._db.execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            raise RunError(f"{self.path}: cannot be read ({error})", kind="journal") from error
+            raise _named(self.path, "read", error) from error
 
     def counts(self) -> tuple[int, int, int]:
         """Rows answered, rows failed, rows answered but not yet in a part."""
@@ -305,7 +304,7 @@ class Journal:
             for (record,) in self._db.execute("SELECT record FROM failed ORDER BY id"):
                 yield record
         except sqlite3.Error as error:
-            raise RunError(f"{self.path}: cannot be read ({error})", kind="journal") from error
+            raise _named(self.path, "read", error) from error
 
     def failed_kinds(self) -> dict[str, int]:
         return dict(self._query("SELECT kind, count(*) FROM failed GROUP BY kind ORDER BY 2 DESC"))
@@ -327,6 +326,28 @@ class Journal:
             return self.parts(), [record for _, record in self.waiting(-1)]
         finally:
             self._query("COMMIT")
+
+
+# what the system has against the file, by SQLite's name for it; all else is damage
+_DISK_KINDS = {
+    "SQLITE_FULL": "disk",
+    "SQLITE_IOERR": "disk",
+    "SQLITE_READONLY": "no_access",
+    "SQLITE_PERM": "no_access",
+    "SQLITE_CANTOPEN": "disk",
+}
+
+
+def _named(path: Path, verb: str, error: sqlite3.Error) -> RunError:
+    """What to do about it, in one word."""
+    name = getattr(error, "sqlite_errorname", None) or ""
+    if name.startswith("SQLITE_CANTOPEN"):  # SQLite does not say why; the system does
+        try:
+            os.close(os.open(path, os.O_RDWR))
+        except OSError as cause:
+            return disk_error(path, verb, cause)
+    kind = next((kind for start, kind in _DISK_KINDS.items() if name.startswith(start)), "journal")
+    return RunError(f"{path}: cannot be {verb} ({error})", kind=kind)
 
 
 def is_blank(path: Path) -> bool:

@@ -6,6 +6,7 @@ fsync, rename, fsync of the folder. Readers skip names that start with a dot.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
-from ..nouns.errors import RunError
+from ..nouns.errors import RunError, disk_error
 from ..nouns.rows import Choice, Outcome, Row
 
 # Arrow's own allocator keeps pages of every size it ever gave out, a little more with each part of a long run
@@ -229,6 +230,10 @@ def write_table(path: Path, records: Iterable[str]) -> int:
         temporary.replace(path)
         sync(path.parent)
     except (OSError, pa.ArrowException) as error:
+        with contextlib.suppress(OSError):  # on a full disk half a part is room for others
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise disk_error(path, "written", error) from error
         raise RunError(f"{path}: cannot be written ({error})", kind="disk") from error
     pa.default_memory_pool().release_unused()  # or a night's parts keep the largest of each size
     return rows
@@ -301,7 +306,7 @@ def read_ids(path: Path) -> set[str]:
 def _unreadable(path: Path, error: Exception) -> RunError:
     """No access is no damage."""
     if isinstance(error, OSError) and error.errno is not None:
-        return RunError(f"{path}: cannot be read ({error.strerror})", kind="disk")
+        return disk_error(path, "read", error)
     return RunError(f"{path}: damaged ({error})", kind="damaged_part")
 
 

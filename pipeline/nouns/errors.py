@@ -17,6 +17,10 @@ A finish_reason of length or content_filter is data, not an error.
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 
 class CaptionmillError(Exception):
     """Base of every failure this program names itself. The message is written for the user."""
@@ -79,3 +83,19 @@ class RunError(AnswerError):
 
 class AccountError(RunError):
     """The endpoint refuses the key, the money or the model: true for every row, if it repeats."""
+
+
+_DISK_KINDS = {
+    errno.EACCES: "no_access",
+    errno.EPERM: "no_access",
+    errno.EROFS: "no_access",
+    errno.EMFILE: "open_files",
+    errno.ENFILE: "open_files",
+    errno.ENOENT: "folder_gone",
+}
+
+
+def disk_error(path: Path | str, verb: str, error: OSError) -> RunError:
+    """What the system has against reading or writing a file; its kind says what somebody can do about it."""
+    reason = str(error) if error.errno is None else os.strerror(error.errno)
+    return RunError(f"{path}: cannot be {verb} ({reason})", kind=_DISK_KINDS.get(error.errno or 0, "disk"))

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import stat
 from collections.abc import Iterator
 
-from ..nouns.errors import RowError
+from ..nouns.errors import RowError, disk_error
 
 MOST_FILE_BYTES = 512 * 2**20
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 def read_file(path: str) -> bytes:
-    """The whole file. Raises RowError where there is none, it is a pipe or a device, or changes while it is read."""
+    """The whole file.
+
+    Raises RowError where there is none, it is a pipe or a device, or changes while it is read; RunError where
+    this process may open no more files.
+    """
     with _opened(path) as (file, before):
         data = file.readall()
         after = os.fstat(file.fileno())
@@ -60,5 +65,10 @@ def _opened(path: str) -> Iterator[tuple[io.FileIO, os.stat_result]]:
     except FileNotFoundError as error:
         raise RowError(f"{path}: no such file", kind="image_missing") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        if isinstance(error, OSError) and error.errno in (
+            errno.EMFILE,
+            errno.ENFILE,
+        ):  # no fault of the picture
+            raise disk_error(path, "read", error) from error
         reason = getattr(error, "strerror", None) or error
         raise RowError(f"{path}: cannot be read ({reason})", kind="image_unreadable") from error

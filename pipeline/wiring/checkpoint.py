@@ -26,7 +26,9 @@ from ..nouns.errors import RunError
 from ..nouns.rows import Spending
 
 LONGEST_WAIT_FOR_PART_SECONDS = 120.0
-GRACE_SECONDS = 60.0  # for somebody to make room on a full disk
+GRACE_SECONDS = 60.0  # for somebody to make room on a full disk, or to give back a permission
+MENDED_BY_SOMEBODY = frozenset({"disk", "no_access"})
+PAUSE_AFTER_FAILED_PART_SECONDS = 10.0
 WAIT_FOR_FIRST_PART_SECONDS = 5.0  # of a start: somebody wants to see whether it works
 # an empty part that readers take along, so that the dataset has its columns before it has rows
 EMPTY_PART = "schema.parquet"
@@ -52,6 +54,7 @@ class Checkpoint:
         self._writing: asyncio.Task[None] | None = None
         self._waiting_rows = journal.waiting_count()
         self._part_due_at = time.monotonic() + WAIT_FOR_FIRST_PART_SECONDS
+        self._no_part_before = time.monotonic()
 
     async def record(self, entry: Entry) -> None:
         """Return when the row is durable. Raises RunError where it could not be made so."""
@@ -101,7 +104,7 @@ class Checkpoint:
                 await loop.run_in_executor(self._journal_thread, self._journal.commit, group, unanswered)
                 return
             except RunError as error:
-                if error.kind != "disk" or loop.time() >= give_up_at:
+                if error.kind not in MENDED_BY_SOMEBODY or loop.time() >= give_up_at:
                     ids = ", ".join(e.id for e in group[:5]) + (" ..." if len(group) > 5 else "")
                     raise RunError(
                         f"{error}; {len(group)} finished rows could not be saved: {ids}", kind=error.kind
@@ -112,15 +115,19 @@ class Checkpoint:
 
     def _write_part_if_due(self) -> None:
         is_full = self._waiting_rows >= self._rows_per_part
-        is_late = time.monotonic() > self._part_due_at
+        now = time.monotonic()
+        is_late = now > self._part_due_at
+        if now < self._no_part_before:
+            return
         if (is_full or (is_late and self._waiting_rows)) and self._writing is None:
             self._writing = asyncio.create_task(self._write_parts(self._rows_per_part if is_full else 1))
             self._writing.add_done_callback(self._part_written)
 
     def _part_written(self, task: asyncio.Task[None]) -> None:
         self._writing = None
-        if not task.cancelled():
-            task.exception()  # a full disk comes up again at the next part or at the end, with its message
+        if not task.cancelled() and task.exception() is not None:
+            # it comes up again at the next part or at the end, with its message; the journal has the rows
+            self._no_part_before = time.monotonic() + PAUSE_AFTER_FAILED_PART_SECONDS
 
     async def _write_parts(self, at_least_rows: int) -> None:
         """Write parts until fewer than `at_least_rows` answers wait; those that come meanwhile wait on."""

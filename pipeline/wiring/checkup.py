@@ -12,7 +12,7 @@ from ..edges.journal import Journal
 from ..nouns.errors import RunError, UsageError
 
 # what says nothing about the files: no access, a newer program's format
-NO_DAMAGE_KINDS = frozenset({"disk", "version"})
+NO_DAMAGE_KINDS = frozenset({"disk", "no_access", "open_files", "folder_gone", "version"})
 
 
 @dataclass(frozen=True, slots=True)

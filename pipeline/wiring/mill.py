@@ -97,7 +97,7 @@ class Mill:
         self._runner: Runner | None = None
         self._is_interrupted = False
         self.given_up = 0  # requests that were out when it was stopped at once
-        self._started_at = time.time()
+        self._started_at = time.monotonic()
 
     @classmethod
     def open(cls, job: Job, tell: Callable[[str], None]) -> Mill:
@@ -260,7 +260,7 @@ class Mill:
 
     @property
     def seconds(self) -> float:
-        return time.time() - self._started_at
+        return time.monotonic() - self._started_at
 
     def _steps(self, pool: PicturePool, checkpoint: Checkpoint) -> Steps:
         model, endpoints = self._job.config.model, self._job.endpoints
