@@ -10,15 +10,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from pipeline.accounts.gallery import write_gallery
+from pipeline.accounts.report import read_report
+from pipeline.accounts.report_page import write_report
 from pipeline.edges import parts
 from pipeline.edges.chat import Endpoint, chat_completions_url
 from pipeline.edges.folder import RunFolder
 from pipeline.endpoint.server import EndpointSettings, serving
 from pipeline.nouns.config import RunConfig
-from pipeline.wiring.gallery import write_gallery
 from pipeline.wiring.mill import Job
-from pipeline.wiring.report import read_report
-from pipeline.wiring.report_page import write_report
 
 from . import caption, exit_codes, report
 from .arguments import Parser

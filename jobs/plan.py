@@ -20,10 +20,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.accounts.plan import Plan, Range, Variant, cost, make_plan, seconds_at_the_limits
 from pipeline.nouns.config import RunConfig
 from pipeline.nouns.money import money
 from pipeline.rules.prices import PriceBook
-from pipeline.wiring.plan import Plan, Range, Variant, cost, make_plan, seconds_at_the_limits
 
 from . import exit_codes
 from .arguments import Parser, add_settings, add_source, positive, read_settings, read_source

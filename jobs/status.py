@@ -11,11 +11,11 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
+from pipeline.accounts.report import Report, read_report
 from pipeline.edges.folder import RunFolder
 from pipeline.nouns.money import money
 from pipeline.wiring.checkup import check
 from pipeline.wiring.live import ChannelState
-from pipeline.wiring.report import Report, read_report
 
 from . import exit_codes
 from .arguments import Parser

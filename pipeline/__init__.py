@@ -1,7 +1,7 @@
 """captionmill, the library. It knows nothing of command lines; `jobs` does.
 
 A folder a layer, in reading order. Nouns, rules (vision are rules) and edges (pictures are one) import
-nouns only; wiring imports anything (tests/test_layers.py).
+nouns only; accounts import all of these, and wiring imports anything (tests/test_layers.py).
 
     nouns/   rows        what travels: Row, Picture, HttpAnswer, Reply, Outcome
              errors      failures, named by what the run does next
@@ -31,6 +31,12 @@ nouns only; wiring imports anything (tests/test_layers.py).
              folder      the run folder: paths, its one writer, run.json
     pictures/            file or URL -> upright picture within bounds: files, remote, decode, colour,
                          encode, metadata, cache, prepare, pool, measure, thumbnail
+    accounts/ dataset    the rows of a run as tables, some columns at a time
+             plan        what a run will take, before it starts
+             spent       what it has spent so far: where a budget begins
+             report      what runs came to; grouping: by what; anomalies: usage that cannot be true
+             report_page the same as a web page; html, plots: what it is made of
+             gallery     pages to look through: picture beside caption
     wiring/  checkpoint  journal first, Parquet from it
              ahead       pictures prepared ahead, bounded in number and bytes
              channel     one endpoint: its limits, places and health; one attempt through it
@@ -38,16 +44,10 @@ nouns only; wiring imports anything (tests/test_layers.py).
              connect     settings and key -> a channel
              runner      one row's journey, N rows at a time
              deadline    when a run is to be over
-             plan        what a run will take, before it starts
              live        the state of a run that is going on
              mill        a whole run
              checkup     whether a run folder fits together
              repair      a damaged one -> one that goes on
-             dataset     the rows of a run as tables, some columns at a time
-             spent       what a run has spent so far
-             report      what runs came to; grouping: by what; anomalies: usage that cannot be true
-             report_page the same as a web page; html, plots: what it is made of
-             gallery     pages to look through: picture beside caption
     endpoint/            the built-in endpoint, apart: describer, completions, server
 """
 

@@ -16,10 +16,10 @@ from browser import DESKTOP, PHONE
 from commands import captionmill, draw_pictures
 from test_report import write
 
+from pipeline.accounts.gallery import View, write_gallery
 from pipeline.edges.folder import RunFolder
 from pipeline.nouns.errors import UsageError
 from pipeline.nouns.rows import Choice, Failure, Outcome, Reply, Row, Usage
-from pipeline.wiring.gallery import View, write_gallery
 
 NASTY = '<script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">'
 LONG = "一张照片,描绘了安静的港口。" * 60 + " https://example.com/" + "x" * 300

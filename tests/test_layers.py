@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-LAYERS = ("nouns", "rules", "vision", "edges", "pictures", "wiring", "endpoint")
+LAYERS = ("nouns", "rules", "vision", "edges", "pictures", "accounts", "wiring", "endpoint")
 # what a file may import, by the folder in which it lies
 MAY_IMPORT = {
     "nouns": {"nouns"},
@@ -15,7 +15,8 @@ MAY_IMPORT = {
     "vision": {"nouns", "vision"},  # rules of several rooms
     "edges": {"nouns"},
     "pictures": {"nouns", "pictures"},  # an edge of several rooms
-    "wiring": {"nouns", "rules", "vision", "edges", "pictures", "wiring"},
+    "accounts": {"nouns", "rules", "vision", "edges", "pictures", "accounts"},
+    "wiring": {"nouns", "rules", "vision", "edges", "pictures", "accounts", "wiring"},
     "endpoint": {"nouns", "rules", "vision", "endpoint"},
 }
 # rooms that add up columns of the dataset
@@ -27,12 +28,12 @@ ROOMS = {
     | {"endpoint.describer"},
     "tenacity": {"rules.retry"},
     "genai_prices": {"rules.prices"},
-    "jinja2": {"wiring.html"},
-    "matplotlib": {"wiring.plots"},
-    "pyarrow": {"edges.parts", "edges.manifest"} | {f"wiring.{room}" for room in SUMS},
+    "jinja2": {"accounts.html"},
+    "matplotlib": {"accounts.plots"},
+    "pyarrow": {"edges.parts", "edges.manifest"} | {f"accounts.{room}" for room in SUMS},
     "fcntl": {"edges.folder"},
     "numpy": {"rules.spread", "pictures.metadata", "pictures.decode", "edges.manifest"}
-    | {f"wiring.{room}" for room in ("report", "anomalies", "gallery")},
+    | {f"accounts.{room}" for room in ("report", "anomalies", "gallery")},
     "pybase64": {"pictures.prepare"},
     "tqdm": set(),
     "pandas": set(),

@@ -11,13 +11,13 @@ import pytest
 from browser import DESKTOP, PHONE
 from commands import captionmill, draw_pictures
 
+from pipeline.accounts.report import read_report
+from pipeline.accounts.report_page import write_report
 from pipeline.edges import parts
 from pipeline.edges.folder import RunFolder
 from pipeline.edges.journal import Entry
 from pipeline.nouns.rows import Choice, Failure, Outcome, Reply, Row, Usage
 from pipeline.wiring.checkpoint import open_checkpoint
-from pipeline.wiring.report import read_report
-from pipeline.wiring.report_page import write_report
 
 NASTY = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
 

@@ -12,6 +12,7 @@ from commands import ROOT, captionmill, draw_pictures
 from PIL import Image
 from test_walks import MODEL, results, stats
 
+from pipeline.accounts.plan import cost, make_plan, seconds_at_the_limits
 from pipeline.edges.manifest import Manifest
 from pipeline.endpoint.completions import look, prompt_tokens, read_question
 from pipeline.endpoint.server import EndpointSettings, serving
@@ -22,7 +23,6 @@ from pipeline.pictures.prepare import PicturePreparer
 from pipeline.rules.prices import PriceBook
 from pipeline.rules.request import RequestBuilder
 from pipeline.vision.sizes import picture_bounds
-from pipeline.wiring.plan import cost, make_plan, seconds_at_the_limits
 
 SAMPLES = ROOT / "sample_data" / "images"
 FAMILIES = [

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_walks import MODEL, results
 
+from pipeline.accounts.report import read_report, read_rows
 from pipeline.edges import parts
 from pipeline.edges.folder import RunFolder
 from pipeline.edges.journal import Entry, Journal, Part
@@ -30,7 +31,6 @@ from pipeline.nouns.rows import Choice, Failure, Outcome, Picture, Reply, Row, S
 from pipeline.rules.prices import PriceBook
 from pipeline.rules.spread import Spread
 from pipeline.wiring.checkpoint import open_checkpoint
-from pipeline.wiring.report import read_report, read_rows
 
 DAY = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()
 

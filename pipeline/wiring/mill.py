@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..accounts.spent import spent_before
 from ..edges import parts
 from ..edges.chat import ChatClient, Endpoint
 from ..edges.folder import RunFolder, utc_now
@@ -37,7 +38,6 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .connect import connect
 from .live import ChannelState, LoopLag
 from .runner import Runner, Steps
-from .spent import spent_before
 
 _LOOKUP_ROWS = 256
 EXAMPLES = 5
