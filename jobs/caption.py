@@ -26,7 +26,7 @@ from pipeline.nouns.config import DEFAULT_PROMPT
 from pipeline.nouns.errors import RunError, UsageError
 from pipeline.wiring.mill import Job, Mill
 
-from . import exit_codes, plan, progress
+from . import exit_codes, forecast, progress
 from .arguments import Parser, add_settings, add_source, read_endpoints, read_settings, read_source
 from .open_files import make_room
 from .output import silence
@@ -56,7 +56,9 @@ def main(argv: list[str]) -> int:
     """Parse, run, sum up. Raises UsageError before anything is sent."""
     arguments = _parser().parse(argv)
     if arguments.dry_run:
-        return plan.show(arguments)
+        config = read_settings(arguments)
+        forecast.show(*read_source(arguments), config)
+        return exit_codes.ANSWERED
     job = job_of(arguments)
     if arguments.debug_log is not None:
         _open_log(arguments.debug_log)

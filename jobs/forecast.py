@@ -1,0 +1,234 @@
+"""A plan on the terminal or as JSON: what `plan` and `caption --dry-run` print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pipeline.accounts.plan import Plan, Range, Variant, cost, make_plan, seconds_at_the_limits
+from pipeline.nouns.config import RunConfig
+from pipeline.nouns.money import money
+from pipeline.rules.prices import PriceBook
+
+from .table import as_lines
+
+_MOST_CHEAPER = 4
+
+
+def show(
+    source: Path,
+    run_path: Path,
+    config: RunConfig,
+    *,
+    compare: Sequence[str] = (),
+    sample: int | None = None,
+    is_json: bool = False,
+) -> None:
+    """Make the plan for a start with these settings, and print it. Raises UsageError for what a start would refuse."""
+    with tqdm(unit="row", disable=is_json or not sys.stderr.isatty(), leave=False, dynamic_ncols=True) as bar:
+        plan = make_plan(
+            source,
+            run_path,
+            config,
+            compare=compare,
+            sample=sample,
+            tell=_tell(is_json),
+            looked_at=_advance(bar),
+        )
+    prices = PriceBook(config.prices)
+    print(json.dumps(_as_json(plan, config, prices), indent=2) if is_json else as_text(plan, config, prices))
+
+
+def _tell(is_json: bool) -> Callable[[str], None]:
+    return lambda text: None if is_json else print(text, file=sys.stderr)
+
+
+def _advance(bar: tqdm[Any]) -> Callable[[int, int], None]:
+    def looked_at(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return looked_at
+
+
+# ------------------------------------------------------------------------------- text
+
+
+def as_text(plan: Plan, config: RunConfig, prices: PriceBook) -> str:
+    """The plan for a terminal."""
+    lines = [_rows(plan), *_unreadable(plan), "", *_tokens(plan), ""]
+    base = plan.variants[0]
+    lines.append(_cost_line(cost(plan, base, prices), config, prices))
+    lines += _time(plan, config)
+    lines.append(f"upload          about {_size(plan.upload_bytes * plan.scale)}")
+    others = _others(plan, prices)
+    if len(others) > 1:
+        lines += ["", *as_lines(others)]
+    lines += ["", *(f"note            {note}" for note in plan.notes)] if plan.notes else []
+    lines += ["", f"how it was counted: {_how(plan)}"]
+    return "\n".join(lines)
+
+
+def _rows(plan: Plan) -> str:
+    text = f"{plan.rows:,} rows: {plan.to_ask:,} to ask"
+    if plan.finished:
+        text += f", {plan.finished:,} answered before"
+    if plan.unreadable:
+        unreadable = round(sum(plan.unreadable.values()) * plan.scale)
+        text += f", {unreadable:,} with a picture that cannot be read"
+    if plan.looked_at < plan.left:
+        text += f" (by {plan.looked_at:,} of {plan.left:,} rows)"
+    return text
+
+
+def _unreadable(plan: Plan) -> list[str]:
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in plan.unreadable.most_common())
+    return [f"  {kinds}"] * bool(kinds) + [f"  {example}" for example in plan.examples]
+
+
+def _tokens(plan: Plan) -> list[str]:
+    base = plan.variants[0]
+    prompt, answers = plan.prompt(), plan.answers
+    pictures = base.picture_tokens * plan.scale * plan.known.ratio
+    each = max(1, plan.to_ask)
+    return as_lines(
+        [
+            ("tokens", "low", "likely", "high", "likely a row"),
+            ("in", *_figures(prompt), f"{prompt.likely / each:,.0f}"),
+            ("  of them pictures", "", f"{pictures:,.0f}", "", f"{pictures / each:,.0f}"),
+            ("out", *_figures(answers), f"{answers.likely / each:,.0f}"),
+            ("together", *_figures(prompt + answers), f"{(prompt.likely + answers.likely) / each:,.0f}"),
+        ]
+    )
+
+
+def _figures(tokens: Range) -> tuple[str, str, str]:
+    return f"{tokens.low:,.0f}", f"{tokens.likely:,.0f}", f"{tokens.high:,.0f}"
+
+
+def _cost_line(found: tuple[Decimal, Decimal, Decimal] | None, config: RunConfig, prices: PriceBook) -> str:
+    if found is None:
+        return f"cost            no price is known for {config.model}; give one in [prices]"
+    low, likely, high = (money(amount, prices.currency) for amount in found)
+    text = f"cost            {low} low, {likely} likely, {high} high"
+    if config.budget_usd is not None and found[1] > config.budget_usd:
+        text += f"; --budget-usd {money(config.budget_usd, prices.currency)} would stop it before"
+    return text
+
+
+def _time(plan: Plan, config: RunConfig) -> list[str]:
+    bounds = seconds_at_the_limits(plan, config)
+    if not bounds:
+        return ["time            give --tpm to see how long it takes at your limit"]
+    name, seconds = max(bounds.items(), key=lambda item: item[1])
+    return [f"time            {_duration(seconds)} at {name}"]
+
+
+def _others(plan: Plan, prices: PriceBook) -> list[tuple[str, ...]]:
+    """Models that were asked for, and ways that are cheaper than this one."""
+    base = plan.variants[0]
+    base_cost, base_tokens = cost(plan, base, prices), plan.prompt(base).likely
+    cheaper = [
+        v for v in plan.variants[1:] if not v.is_asked_for and plan.prompt(v).likely < 0.99 * base_tokens
+    ]
+    cheaper.sort(key=lambda v: plan.prompt(v).likely)
+    rows: list[tuple[str, ...]] = [("the same rows with", "tokens in", "likely cost", "against this")]
+    for variant in [base, *cheaper[:_MOST_CHEAPER], *(v for v in plan.variants[1:] if v.is_asked_for)]:
+        found, tokens = cost(plan, variant, prices), plan.prompt(variant).likely
+        share = "" if variant is base else _share(found, base_cost, tokens, base_tokens)
+        amount = "no price" if found is None else money(found[1], prices.currency)
+        rows.append((variant.name, f"{tokens:,.0f}", amount, share))
+    return rows
+
+
+def _share(
+    found: tuple[Decimal, Decimal, Decimal] | None,
+    base: tuple[Decimal, Decimal, Decimal] | None,
+    tokens: float,
+    base_tokens: float,
+) -> str:
+    """In money; where there is none, in tokens."""
+    if found is not None and base is not None and base[1]:
+        return f"{100 * (found[1] / base[1] - 1):+.0f} %"
+    return f"{100 * (tokens / base_tokens - 1):+.0f} % tokens" if base_tokens else ""
+
+
+def _how(plan: Plan) -> str:
+    known = plan.known
+    if not known.answers:
+        return "pictures by the formula of the model's family, answers by --max-tokens; --calibrate 20 asks some rows"
+    return (
+        f"{known.answers:,} answers of this run: {known.ratio:.3f} reported tokens for one of the formula,"
+        f" {known.answer.likely:,.0f} tokens an answer"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    hours, rest = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = ((days, "d"), (hours, "h"), (rest, "min"))
+    return " ".join(f"{count} {unit}" for count, unit in parts if count)
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"
+
+
+# ------------------------------------------------------------------------------- for programs
+
+
+def _as_json(plan: Plan, config: RunConfig, prices: PriceBook) -> dict[str, Any]:
+    return {
+        "rows": plan.rows,
+        "answered_before": plan.finished,
+        "failed_before": plan.failed_before,
+        "to_ask": plan.to_ask,
+        "looked_at": plan.looked_at,
+        "pictures": round(plan.pictures * plan.scale),
+        "unreadable": plan.unreadable,
+        "by_url": plan.remote,
+        "text_tokens": round(plan.text_tokens * plan.scale * plan.known.ratio),
+        "prompt_tokens": _range(plan.prompt()),
+        "completion_tokens": _range(plan.answers),
+        "currency": prices.currency,
+        "cost": _amounts(cost(plan, plan.variants[0], prices)),
+        "seconds_at_the_limits": seconds_at_the_limits(plan, config),
+        "upload_bytes": round(plan.upload_bytes * plan.scale),
+        "calibrated_by_answers": plan.known.answers,
+        "variants": [_variant(plan, variant, prices) for variant in plan.variants],
+        "notes": plan.notes,
+    }
+
+
+def _variant(plan: Plan, variant: Variant, prices: PriceBook) -> dict[str, Any]:
+    return {
+        "name": variant.name,
+        "picture_tokens": round(variant.picture_tokens * plan.scale * plan.known.ratio),
+        "prompt_tokens": round(plan.prompt(variant).likely),
+        "cost": _amounts(cost(plan, variant, prices)),
+    }
+
+
+def _range(tokens: Range) -> dict[str, int]:
+    return {"low": round(tokens.low), "likely": round(tokens.likely), "high": round(tokens.high)}
+
+
+def _amounts(found: tuple[Decimal, Decimal, Decimal] | None) -> dict[str, str] | None:
+    return (
+        None
+        if found is None
+        else dict(zip(("low", "likely", "high"), (f"{a:f}" for a in found), strict=True))
+    )
