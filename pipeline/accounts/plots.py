@@ -59,7 +59,7 @@ def over_time(minutes: Sequence[int], values: Sequence[float], unit: str, limit:
         if limit is not None:
             axes.axhline(limit, color=_BAD, linewidth=1, linestyle=(0, (4, 3)))
         axes.set_ylim(bottom=0, top=1.08 * max(*values, limit or 0, 1e-9))
-        locator: Any = AutoDateLocator(minticks=2, maxticks=5)  # type: ignore[no-untyped-call]
+        locator: Any = AutoDateLocator(minticks=3, maxticks=6)  # type: ignore[no-untyped-call]
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC))  # type: ignore[no-untyped-call]
         return _svg(figure)
