@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse(argv)
     if arguments.check:
         return _check(RunFolder(arguments.run))
-    report = read_report([RunFolder(arguments.run)])
+    report = read_report([RunFolder(arguments.run)], is_brief=True)
     print(_as_json(report) if arguments.json else _as_text(report))
     return 0
 

@@ -137,7 +137,9 @@ def test_the_most_is_never_passed(prompt, completion, cached_share, reasoning_sh
 
 
 def test_how_money_is_written():
-    """Dollars with their sign, other currencies by their label, none as a word."""
+    """Dollars with their sign, other currencies by their label, little is not nothing, none as a word."""
     assert money(Decimal("1234.5")) == "$1,234.5000"
     assert money(Decimal("-0.5"), "CNY", 2) == "-CNY 0.50"
+    assert money(Decimal("0.0000001")) == "$0.000000100"
+    assert money(Decimal(0)) == "$0.0000"
     assert money(None) == "no price"

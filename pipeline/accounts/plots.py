@@ -6,6 +6,7 @@ Colours are names of the page's own (CSS variables), so one chart serves light a
 from __future__ import annotations
 
 import io
+import logging
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where it keeps its font cache is nobody's business
 
 # stand-ins that matplotlib takes for colours; each becomes a variable of the page
 _COLOURS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
 
 import pyarrow as pa
@@ -9,13 +10,49 @@ import pyarrow.compute as pc
 
 from ..edges.folder import RunFolder
 from ..edges.journal import Journal
+from ..nouns.config import RunConfig
+from ..nouns.errors import UsageError
 from ..nouns.rows import Spending, Usage
+from ..rules.budget import Budget
 from ..rules.prices import PriceBook
 from . import dataset
 
 _GROUP = ("model", "model_requested")
 _COUNTS = ("prompt_tokens", "completion_tokens", "estimated_tokens")
 _COLUMNS = (*_GROUP, *_COUNTS, "total_tokens", "cost_usd")
+
+
+def open_budget(
+    folder: RunFolder, config: RunConfig, prices: PriceBook, tell: Callable[[str], None]
+) -> Budget:
+    """The budget of a start, with what earlier starts have spent.
+
+    Raises UsageError where a budget in money cannot be kept, since some price is not known.
+    """
+    if config.budget_usd is not None:
+        _check_prices(config, prices)
+    spent = spent_before(folder, prices)
+    if config.budget_usd is not None and spent.usd is None and spent.requests:
+        raise UsageError(
+            f"--budget-usd: {folder.path} holds answers for which no price is known; give them one in [prices]"
+        )
+    if not config.has_longest_answer:
+        tell(
+            f"without --max-tokens {config.most_answer_tokens:,} tokens of the budget are held back for each answer"
+            " that is out"
+        )
+    return Budget(config.budget_usd, config.budget_tokens, config.budget_requests, spent, prices.currency)
+
+
+def _check_prices(config: RunConfig, prices: PriceBook) -> None:
+    models = [(entry.model or config.model, entry.price) for entry in config.endpoints()]
+    unpriced = [model for model, own in models if prices.rates((model,), own) is None]
+    if unpriced:
+        raise UsageError(
+            f"--budget-usd: no price is known for {', '.join(dict.fromkeys(unpriced))}, so nobody could say when it"
+            f' is spent. Give one in the TOML ([prices."{unpriced[0]}"] input = ..., output = ..., per million'
+            " tokens), or hold the run by --budget-tokens"
+        )
 
 
 def spent_before(folder: RunFolder, prices: PriceBook) -> Spending:

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..accounts.spent import spent_before
+from ..accounts.spent import open_budget
 from ..edges import parts
 from ..edges.chat import ChatClient, Endpoint
 from ..edges.folder import RunFolder, utc_now
@@ -131,40 +131,12 @@ class Mill:
             mill._checkpoint = open_checkpoint(folder, job.config.rows_per_part)
             mill._check_kinds()
             if config.has_budget:
-                mill.budget = mill._open_budget()
+                mill.budget = open_budget(folder, config, mill._prices, tell)
             mill._write_run()
         except BaseException:
             folder.unlock()
             raise
         return mill
-
-    def _open_budget(self) -> Budget:
-        """With what earlier starts have spent. Raises UsageError where a budget in money cannot be kept."""
-        config = self._job.config
-        unpriced = [
-            entry.model or config.model
-            for entry in config.endpoints()
-            if self._prices.rates((entry.model or config.model,), entry.price) is None
-        ]
-        if config.budget_usd is not None and unpriced:
-            raise UsageError(
-                f"--budget-usd: no price is known for {', '.join(dict.fromkeys(unpriced))}, so nobody could say when it"
-                f' is spent. Give one in the TOML ([prices."{unpriced[0]}"] input = ..., output = ..., per million'
-                " tokens), or hold the run by --budget-tokens"
-            )
-        spent = spent_before(self.folder, self._prices)
-        if config.budget_usd is not None and spent.usd is None and spent.requests:
-            raise UsageError(
-                f"--budget-usd: {self.folder.path} holds answers for which no price is known; give them one in [prices]"
-            )
-        if not config.has_longest_answer:
-            self._tell(
-                f"without --max-tokens {config.most_answer_tokens:,} tokens of the budget are held back for each answer that"
-                " is out"
-            )
-        return Budget(
-            config.budget_usd, config.budget_tokens, config.budget_requests, spent, self._prices.currency
-        )
 
     def close(self) -> None:
         """Let go of the folder. Safe to call twice."""
