@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import random
 from decimal import Decimal
 
 import pandas as pd
 import pytest
-from commands import captionmill, draw_pictures
+from commands import captionmill, draw_pictures, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lying_server import LyingServer, http
 from scripted_chat import ScriptedChat, completion, error, good
 from test_runner import Bench
-from test_walks import MODEL, results, stats
+from test_walks import MODEL, results, stats, wait_for_answers
 
 from pipeline.endpoint.server import EndpointSettings, serving
 from pipeline.nouns.errors import ConnectionLost
@@ -169,6 +170,30 @@ def test_lost_answers_count_in_the_next_start(tmp_path):
         draw_pictures(tmp_path / "p", 4)
         again = caption(tmp_path, url, "--budget-tokens", needed)
     assert again.returncode == 3, again.stderr
+
+
+def test_what_was_out_at_a_kill_counts_as_spent(tmp_path):
+    """kill -9 with a budget: what was in flight may be billed, so the next start holds it for spent, and says so."""
+    draw_pictures(tmp_path / "p", 40)
+    arguments = ("caption", "p", *MODEL, "--max-tokens", 60, "-o", "run", "--concurrency", 4)
+    with serving(EndpointSettings(latency_seconds=0.5)) as url:
+        running = start(*arguments, "--budget-tokens", 10**6, base_url=url, cwd=tmp_path)
+        wait_for_answers(url, 8)
+        running.kill()
+        running.communicate()
+        answers = stats(url)["answers"]
+        lost = json.loads(captionmill("report", "run", "--json", cwd=tmp_path).stdout)[
+            "attempts_without_answer"
+        ]
+        assert 1 <= lost["in_flight"]["attempts"] <= 4
+        stopped = captionmill(*arguments, "--budget-requests", answers + 4, base_url=url, cwd=tmp_path)
+        assert stopped.returncode == 3, stopped.stderr
+        assert stats(url)["answers"] <= answers + 8
+        assert captionmill(*arguments, "--budget-tokens", 10**6, base_url=url, cwd=tmp_path).returncode == 0
+    lost = json.loads(captionmill("report", "run", "--json", cwd=tmp_path).stdout)["attempts_without_answer"]
+    assert set(lost) == {"killed"}
+    assert lost["killed"]["tokens_at_most"] >= 300 * lost["killed"]["attempts"]
+    assert len(results(tmp_path / "run")) == 40
 
 
 def test_an_unknown_price_is_no_budget(tmp_path):

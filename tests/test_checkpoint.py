@@ -137,7 +137,9 @@ def test_many_rows_share_a_commit(folder, monkeypatch):
     """A thousand concurrent records take far fewer transactions, and each returns after its own."""
     groups = []
     commit = Journal.commit
-    monkeypatch.setattr(Journal, "commit", lambda self, g, u: (groups.append(len(g)), commit(self, g, u)))
+    monkeypatch.setattr(
+        Journal, "commit", lambda self, g, *more: (groups.append(len(g)), commit(self, g, *more))
+    )
 
     async def run():
         checkpoint = open_checkpoint(folder, 5000)

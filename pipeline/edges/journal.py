@@ -30,7 +30,9 @@ CREATE TABLE IF NOT EXISTS failed (id TEXT PRIMARY KEY, kind TEXT NOT NULL, reco
 CREATE TABLE IF NOT EXISTS parts (
     number INTEGER PRIMARY KEY, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL, rows INTEGER NOT NULL);
 """
-# attempts that brought no answer, and what they may have cost at the most; usd: decimal text, null without a price
+# Attempts that brought no answer, and what they may have cost at the most; usd: decimal text, null without a price.
+# One kind is of the moment: what is out, under a budget. It is there still where the last start was killed.
+IN_FLIGHT, KILLED = "in_flight", "killed"
 _UNANSWERED = """
 CREATE TABLE IF NOT EXISTS unanswered (
     kind TEXT PRIMARY KEY, attempts INTEGER NOT NULL, tokens INTEGER NOT NULL, usd TEXT) WITHOUT ROWID;
@@ -118,10 +120,16 @@ class Journal:
 
     # ---- writing
 
-    def commit(self, entries: Iterable[Entry], unanswered: Mapping[str, Spending] | None = None) -> None:
+    def commit(
+        self,
+        entries: Iterable[Entry],
+        unanswered: Mapping[str, Spending] | None = None,
+        in_flight: Spending | None = None,
+    ) -> None:
         """Make a group of finished rows durable: all of them or none. Raises RunError (disk full ...).
 
-        unanswered: attempts that brought no answer since the last commit, by kind.
+        unanswered: attempts that brought no answer since the last commit, by kind. in_flight: what is out now,
+        at the most that it may cost; None where nobody keeps account of it.
         """
         seq = self._next_seq
         finished, waiting, failed, answered_ids = [], [], [], []
@@ -145,11 +153,15 @@ class Journal:
             self._db.executemany("DELETE FROM failed WHERE id = ?", answered_ids)
             if unanswered:
                 self._add_unanswered(unanswered)
+            if in_flight is not None:
+                self._write_unanswered({IN_FLIGHT: in_flight})
         self._next_seq = seq
 
     def _add_unanswered(self, more: Mapping[str, Spending]) -> None:
         known = self.unanswered()
-        sums = {kind: known.get(kind, Spending()) + spending for kind, spending in more.items()}
+        self._write_unanswered({kind: known.get(kind, Spending()) + s for kind, s in more.items()})
+
+    def _write_unanswered(self, sums: Mapping[str, Spending]) -> None:
         self._db.executemany(
             "INSERT OR REPLACE INTO unanswered VALUES (?, ?, ?, ?)",
             (
@@ -157,6 +169,15 @@ class Journal:
                 for k, s in sums.items()
             ),
         )
+
+    def settle_killed(self) -> None:
+        """What was out when the last start was killed may be billed, and nobody heard of it."""
+        with self._changing():
+            left = self.unanswered().get(IN_FLIGHT)
+            if left is not None:
+                self._db.execute("DELETE FROM unanswered WHERE kind = ?", (IN_FLIGHT,))
+                if left.requests:
+                    self._add_unanswered({KILLED: left})
 
     def note_part(self, part: Part) -> None:
         """The part has its final name: its records need no longer wait."""
@@ -313,7 +334,9 @@ class Journal:
         """Attempts of all starts that brought no answer, by kind; empty in a journal that does not keep them."""
         if not self._query("SELECT 1 FROM sqlite_schema WHERE name = 'unanswered'"):
             return {}
-        rows = self._query("SELECT kind, attempts, tokens, usd FROM unanswered ORDER BY attempts DESC")
+        rows = self._query(
+            "SELECT kind, attempts, tokens, usd FROM unanswered WHERE attempts > 0 ORDER BY attempts DESC"
+        )
         return {k: Spending(n, tokens, None if usd is None else Decimal(usd)) for k, n, tokens, usd in rows}
 
     def parts(self) -> list[Part]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from ..nouns.errors import RunError
 from ..nouns.rows import Spending
 
 LONGEST_WAIT_FOR_PART_SECONDS = 120.0
+ACCOUNT_SECONDS = 2.0
 GRACE_SECONDS = 60.0  # for somebody to make room on a full disk, or to give back a permission
 MENDED_BY_SOMEBODY = frozenset({"disk", "no_access"})
 PAUSE_AFTER_FAILED_PART_SECONDS = 10.0
@@ -50,6 +52,7 @@ class Checkpoint:
         self._parts_thread = ThreadPoolExecutor(1, thread_name_prefix="parts")
         self._pending: list[tuple[Entry, asyncio.Future[None]]] = []
         self._unanswered: dict[str, Spending] = {}
+        self.in_flight: Callable[[], Spending] | None = None  # where a budget keeps account of it
         self._committing: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
         self._waiting_rows = journal.waiting_count()
@@ -67,6 +70,21 @@ class Checkpoint:
     def unanswered(self, kind: str, spending: Spending) -> None:
         """Note an attempt that brought no answer; durable with the next row, or at the end."""
         self._unanswered[kind] = self._unanswered.get(kind, Spending()) + spending
+
+    async def keep_account(self) -> None:
+        """Write down now and then what is out, also before the first answer. Until cancelled."""
+        while True:
+            await asyncio.sleep(ACCOUNT_SECONDS)
+            if self._committing is None:
+                await self._write_account()
+
+    async def _write_account(self) -> None:
+        """Figures: no reason to hold up anything else where the disk is full."""
+        in_flight = self.in_flight and self.in_flight()
+        unanswered, self._unanswered = self._unanswered, {}
+        with contextlib.suppress(RunError):
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._journal_thread, self._journal.commit, [], unanswered, in_flight)
 
     async def _commit_groups(self) -> None:
         """One transaction after the other; each takes all that came while the last one was written."""
@@ -99,9 +117,12 @@ class Checkpoint:
         worker waits for its row, and the answers that are in memory are paid for."""
         give_up_at = loop.time() + self.grace_seconds
         unanswered, self._unanswered = self._unanswered, {}
+        in_flight = self.in_flight and self.in_flight()
         while True:
             try:
-                await loop.run_in_executor(self._journal_thread, self._journal.commit, group, unanswered)
+                await loop.run_in_executor(
+                    self._journal_thread, self._journal.commit, group, unanswered, in_flight
+                )
                 return
             except RunError as error:
                 if error.kind not in MENDED_BY_SOMEBODY or loop.time() >= give_up_at:
@@ -164,11 +185,10 @@ class Checkpoint:
             await self._committing
         if self._writing is not None:
             await asyncio.wait([self._writing])
-        loop = asyncio.get_running_loop()
-        if self._unanswered:  # figures for the report: no reason to hold up the rest
-            with contextlib.suppress(RunError):
-                await loop.run_in_executor(self._journal_thread, self._journal.commit, [], self._unanswered)
+        if self._unanswered or self.in_flight:
+            await self._write_account()
         await self._write_parts(at_least_rows=1)
+        loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._parts_thread, self._write_failures)
 
     def _write_failures(self) -> None:
@@ -208,6 +228,7 @@ def open_checkpoint(folder: RunFolder, rows_per_part: int) -> Checkpoint:
     journal = Journal(folder.journal, create=True)
     try:
         _reconcile(journal, on_disk)
+        journal.settle_killed()
     except BaseException:
         journal.close()
         raise

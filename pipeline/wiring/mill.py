@@ -131,7 +131,8 @@ class Mill:
             mill._checkpoint = open_checkpoint(folder, job.config.rows_per_part)
             mill._check_kinds()
             if config.has_budget:
-                mill.budget = open_budget(folder, config, mill._prices, tell)
+                mill.budget = budget = open_budget(folder, config, mill._prices, tell)
+                mill._checkpoint.in_flight = lambda: budget.held_back
             mill._write_run()
         except BaseException:
             folder.unlock()
@@ -155,7 +156,10 @@ class Mill:
         preparer = PicturePreparer(config, picture_bounds(config))
         pool = PicturePool(preparer, remote, config.prepare_threads)
         models = sorted({channel.model for channel in self.channels})
-        watching = asyncio.gather(self.lag.watch(), live.keep(self.folder, self.channels, self.lag))
+        watches = [self.lag.watch(), live.keep(self.folder, self.channels, self.lag)]
+        if self.budget is not None:
+            watches.append(self._checkpoint.keep_account())
+        watching = asyncio.gather(*watches)
         loading = asyncio.get_running_loop().run_in_executor(None, self._prices.load, models)
         try:
             async with contextlib.AsyncExitStack() as stack:
