@@ -65,6 +65,28 @@ def add_source(parser: Parser) -> None:
     )
 
 
+def add_resume_flags(parser: Parser) -> None:
+    """What of an earlier start is asked again."""
+    parser.add_argument(
+        "--retry-failed",
+        nargs="?",
+        const="",
+        metavar="KIND,...",
+        help="try failed rows again: all of them, or those of some error kinds (as `status` shows them)",
+    )
+    parser.add_argument("--moved", action="store_true", help="the source of this run has another path now")
+
+
+def read_retry_failed(arguments: argparse.Namespace) -> frozenset[str] | None:
+    """Kinds of failed rows to ask again; empty for all, None for none."""
+    kinds: str | None = arguments.retry_failed
+    if (
+        arguments.source is None and kinds and Path(kinds).exists()
+    ):  # --retry-failed SOURCE: the path is no kind
+        arguments.source, kinds = Path(kinds), ""
+    return None if kinds is None else frozenset(k.strip() for k in kinds.split(",") if k.strip())
+
+
 def read_source(arguments: argparse.Namespace) -> tuple[Path, Path]:
     """Source and run folder; after `read_settings`, since the file may name the folder. Raises UsageError."""
     source: Path | None = arguments.source

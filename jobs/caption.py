@@ -27,7 +27,16 @@ from pipeline.nouns.errors import RunError, UsageError
 from pipeline.wiring.mill import Job, Mill
 
 from . import exit_codes, forecast, progress
-from .arguments import Parser, add_settings, add_source, read_endpoints, read_settings, read_source
+from .arguments import (
+    Parser,
+    add_resume_flags,
+    add_settings,
+    add_source,
+    read_endpoints,
+    read_retry_failed,
+    read_settings,
+    read_source,
+)
 from .open_files import make_room
 from .output import silence
 from .signals import leave_at_once, on_signals
@@ -56,8 +65,7 @@ def main(argv: list[str]) -> int:
     """Parse, run, sum up. Raises UsageError before anything is sent."""
     arguments = _parser().parse(argv)
     if arguments.dry_run:
-        config = read_settings(arguments)
-        forecast.show(*read_source(arguments), config)
+        forecast.show(arguments)
         return exit_codes.ANSWERED
     job = job_of(arguments)
     if arguments.debug_log is not None:
@@ -88,31 +96,20 @@ def _parser() -> Parser:
     parser.add_argument(
         "--dry-run", action="store_true", help="send nothing: say what it would take (= plan)"
     )
-    parser.add_argument(
-        "--retry-failed",
-        nargs="?",
-        const="",
-        metavar="KIND,...",
-        help="try failed rows again: all of them, or those of some error kinds (as `status` shows them)",
-    )
+    add_resume_flags(parser)
     parser.add_argument(
         "--debug-log",
         type=Path,
         metavar="FILE",
         help="write failed attempts, the state of each endpoint and the event loop's lag there",
     )
-    parser.add_argument("--moved", action="store_true", help="the source of this run has another path now")
     add_settings(parser)
     return parser
 
 
 def job_of(arguments: Namespace) -> Job:
     """What to run, from flags, TOML and environment. Raises UsageError."""
-    kinds = arguments.retry_failed
-    if (
-        arguments.source is None and kinds and Path(kinds).exists()
-    ):  # --retry-failed SOURCE: the path is no kind
-        arguments.source, kinds = Path(kinds), ""
+    retry_failed = read_retry_failed(arguments)
     config = make_room(read_settings(arguments), _tell)
     source, run_path = read_source(arguments)
     return Job(
@@ -120,7 +117,7 @@ def job_of(arguments: Namespace) -> Job:
         run_path=run_path,
         config=config,
         endpoints=read_endpoints(config),
-        retry_failed=None if kinds is None else frozenset(k.strip() for k in kinds.split(",") if k.strip()),
+        retry_failed=retry_failed,
         is_moved=arguments.moved,
     )
 

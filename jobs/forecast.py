@@ -4,43 +4,34 @@ from __future__ import annotations
 
 import json
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.accounts.plan import Plan, Range, Variant, cost, make_plan, seconds_at_the_limits
+from pipeline.accounts.plan import Options, Plan, Range, Variant, cost, make_plan, seconds_at_the_limits
 from pipeline.nouns.config import RunConfig
 from pipeline.nouns.money import money
 from pipeline.rules.prices import PriceBook
 
+from .arguments import read_retry_failed, read_settings, read_source
 from .table import as_lines
 
 _MOST_CHEAPER = 4
 
 
 def show(
-    source: Path,
-    run_path: Path,
-    config: RunConfig,
-    *,
-    compare: Sequence[str] = (),
-    sample: int | None = None,
-    is_json: bool = False,
+    arguments: Namespace, *, compare: Sequence[str] = (), sample: int | None = None, is_json: bool = False
 ) -> None:
-    """Make the plan for a start with these settings, and print it. Raises UsageError for what a start would refuse."""
+    """Make the plan for a start with these arguments, and print it. Raises UsageError for what a start would refuse."""
+    retry_failed = read_retry_failed(arguments)
+    config = read_settings(arguments)
+    source, run_path = read_source(arguments)
+    options = Options(tuple(compare), sample, retry_failed, arguments.moved)
     with tqdm(unit="row", disable=is_json or not sys.stderr.isatty(), leave=False, dynamic_ncols=True) as bar:
-        plan = make_plan(
-            source,
-            run_path,
-            config,
-            compare=compare,
-            sample=sample,
-            tell=_tell(is_json),
-            looked_at=_advance(bar),
-        )
+        plan = make_plan(source, run_path, config, options, tell=_tell(is_json), looked_at=_advance(bar))
     prices = PriceBook(config.prices)
     print(json.dumps(_as_json(plan, config, prices), indent=2) if is_json else as_text(plan, config, prices))
 

@@ -11,26 +11,21 @@ rows (they count as answered) and corrects the rest by what they reported.
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
 from dataclasses import replace
 
 from . import caption, exit_codes, forecast
-from .arguments import Parser, add_settings, add_source, positive, read_settings, read_source
+from .arguments import Parser, add_resume_flags, add_settings, add_source, positive
 
 
 def main(argv: list[str]) -> int:
     """Print a plan. Raises UsageError for what a start would refuse too."""
     arguments = _parser().parse(argv)
-    config = read_settings(arguments)
-    source, run_path = read_source(arguments)
     if arguments.calibrate:
-        code = _calibrate(arguments)
+        code = caption.run(replace(caption.job_of(arguments), most_rows=arguments.calibrate))
         if code not in (exit_codes.ANSWERED, exit_codes.SOME_FAILED):
             return code
     forecast.show(
-        source,
-        run_path,
-        config,
+        arguments,
         compare=[name.strip() for name in (arguments.compare or "").split(",") if name.strip()],
         sample=arguments.sample,
         is_json=arguments.json,
@@ -45,6 +40,7 @@ def _parser() -> Parser:
         description=__doc__,
     )
     add_source(parser)
+    add_resume_flags(parser)
     section = parser.add_argument_group("plan")
     section.add_argument(
         "--sample", type=positive, metavar="N", help="look at the pictures of N rows, evenly spread [all]"
@@ -56,12 +52,6 @@ def _parser() -> Parser:
     section.add_argument("--json", action="store_true", help="for scripts")
     add_settings(parser)
     return parser
-
-
-def _calibrate(arguments: Namespace) -> int:
-    """Caption so many rows that are left. They are part of the run."""
-    arguments.retry_failed, arguments.moved = None, False
-    return caption.run(replace(caption.job_of(arguments), most_rows=arguments.calibrate))
 
 
 if __name__ == "__main__":

@@ -189,7 +189,9 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _short(text: str) -> str:
-    text = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))  # a terminal takes no orders
+    text = "".join(
+        c if c.isprintable() else " " for c in " ".join(text.split())
+    )  # a terminal takes no orders
     return text if len(text) <= _KEY_WIDTH else text[: _KEY_WIDTH - 1] + "…"
 
 

@@ -12,7 +12,7 @@ from commands import ROOT, captionmill, draw_pictures
 from PIL import Image
 from test_walks import MODEL, results, stats
 
-from pipeline.accounts.plan import cost, make_plan, seconds_at_the_limits
+from pipeline.accounts.plan import Options, cost, make_plan, seconds_at_the_limits
 from pipeline.edges.manifest import Manifest
 from pipeline.endpoint.completions import look, prompt_tokens, read_question
 from pipeline.endpoint.server import EndpointSettings, serving
@@ -106,10 +106,32 @@ def test_a_sample_stands_for_all(tmp_path):
     draw_pictures(tmp_path / "p", 100)
     config = RunConfig(model="gpt-4o")
     whole = make_plan(tmp_path / "p", tmp_path / "run", config)
-    part = make_plan(tmp_path / "p", tmp_path / "run", config, sample=10)
+    part = make_plan(tmp_path / "p", tmp_path / "run", config, Options(sample=10))
     assert (whole.looked_at, part.looked_at) == (100, 10)
     assert part.to_ask == 100
     assert part.prompt().likely == whole.prompt().likely
+
+
+def test_rows_that_a_start_would_not_ask_are_left_out(tmp_path):
+    """Answered and failed ones; those that --retry-failed asks again are counted; other settings: a new run."""
+    draw_pictures(tmp_path / "p", 20)
+    (tmp_path / "p/0.png").write_bytes(b"")
+    config = RunConfig(model="gpt-4o", max_tokens=60)
+    with serving(EndpointSettings()) as url:
+        arguments = ("caption", "p", "--model", "gpt-4o", "--max-tokens", 60, "-o", "run", "--limit", 12)
+        assert captionmill(*arguments, base_url=url, cwd=tmp_path).returncode == 1
+    draw_pictures(tmp_path / "p", 20)  # it is whole now
+
+    def planned(**more):
+        plan = make_plan(tmp_path / "p", tmp_path / "run", config, Options(**more))
+        return plan.rows, plan.finished, plan.failed_before, plan.to_ask
+
+    assert planned() == (20, 11, 1, 8)
+    assert planned(retry_failed=frozenset()) == (20, 11, 0, 9)
+    assert planned(retry_failed=frozenset({"timeout"})) == (20, 11, 1, 8)
+    assert planned(retry_failed=frozenset({"image_broken"})) == (20, 11, 0, 9)
+    other = make_plan(tmp_path / "p", tmp_path / "run", RunConfig(model="gpt-4o-mini"))
+    assert (other.to_ask, "other settings" in other.notes[0]) == (20, True)
 
 
 def test_money_and_time(mixed, tmp_path):

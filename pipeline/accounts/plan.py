@@ -78,8 +78,9 @@ class Variant:
 
 @dataclass(slots=True)
 class Plan:
-    """rows: of the manifest. finished: answered by this run before. to_ask: those that are left, without
-    unreadable ones. looked_at: rows whose pictures were read; smaller than what is left with a sample.
+    """rows: of the manifest. is_resumed: the run has some of them already. finished: answered by it before.
+    failed_before: and not asked again. to_ask: those that are left, without unreadable ones. looked_at: rows
+    whose pictures were read; smaller than what is left with a sample.
 
     prompt, answers: tokens of all rows to ask. variants: the run's own way first.
     """
@@ -88,6 +89,7 @@ class Plan:
     known: Known
     variants: list[Variant]
     rows: int = 0
+    is_resumed: bool = False
     finished: int = 0
     failed_before: int = 0
     left: int = 0
@@ -127,31 +129,46 @@ class Plan:
         return Range(one.low * self.to_ask, one.likely * self.to_ask, one.high * self.to_ask)
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """compare: names of models to count the same rows for. sample: look at so many rows only, evenly spread; None
+    for all. retry_failed, is_moved: as in a `Job`.
+    """
+
+    compare: tuple[str, ...] = ()
+    sample: int | None = None
+    retry_failed: frozenset[str] | None = None
+    is_moved: bool = False
+
+
 def make_plan(
     source: Path,
     run_path: Path,
     config: RunConfig,
+    options: Options | None = None,
     *,
-    compare: Sequence[str] = (),
-    sample: int | None = None,
     tell: Callable[[str], None] = lambda text: None,  # noqa: ARG005  nobody wants to know
     looked_at: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
 ) -> Plan:
     """Read manifest and picture headers.
 
-    compare: names of models to count the same rows for. sample: look at so many rows only, evenly spread.
     looked_at: told how many rows of how many. Raises UsageError for what a start would refuse too.
     """
+    options = options or Options()
     manifest = Manifest(source, config.prompt, config.limit, config.allow_outside, config.allow_remote)
     tell(f"reading {source}")
     survey = manifest.survey()
     folder = RunFolder(run_path)
-    plan = Plan(survey, known(folder, config), variants(config, compare), rows=survey.total)
-    _read_state(plan, folder, source, config)
+    plan = Plan(survey, known(folder, config), variants(config, options.compare), rows=survey.total)
+    _read_state(plan, folder, None if options.is_moved else source, config)
+    left = _Left(manifest, folder if plan.is_resumed else None, options.retry_failed)
+    if plan.is_resumed:
+        plan.left = sum(len(batch) for batch in left.rows())
+        plan.finished, plan.failed_before = left.finished, left.failed
     counter = _Counter(plan, config)
-    for batch in _look(manifest, plan, config, folder, sample):
+    for batch in _look(left, plan.left, config, options.sample):
         counter.add(batch)
-        looked_at(plan.looked_at, min(plan.left, sample or plan.left))
+        looked_at(plan.looked_at, min(plan.left, options.sample or plan.left))
     _add_notes(plan, config)
     return plan
 
@@ -233,57 +250,68 @@ def seconds_at_the_limits(plan: Plan, config: RunConfig) -> dict[str, float]:
 # ------------------------------------------------------------------------------- which rows
 
 
-def _read_state(plan: Plan, folder: RunFolder, source: Path, config: RunConfig) -> None:
-    """What of the run is finished. Another source or other settings: all of it would be new."""
+def _read_state(plan: Plan, folder: RunFolder, source: Path | None, config: RunConfig) -> None:
+    """Whether the run goes on. Another source or other settings: all of it would be new. source: None where it has moved."""
     plan.left = plan.rows
     if not folder.journal.exists() or not folder.run_json.exists():
         return
     journal = Journal(folder.journal)
     try:
-        answered, plan.failed_before, _ = journal.counts()
+        answered, failed, _ = journal.counts()
     finally:
         journal.close()
-    if not answered:
-        return
     try:
-        folder.check_same_source(source.resolve())
-        folder.check_same_answers(config.answer_settings(), IMAGE_DEFAULTS)
+        if answered and source is not None:
+            folder.check_same_source(source.resolve())
+        if answered:
+            folder.check_same_answers(config.answer_settings(), IMAGE_DEFAULTS)
     except UsageError as error:
         plan.notes.append(f"planned as a new run: {str(error).splitlines()[0]}")
-        plan.failed_before = 0
         return
-    plan.finished = answered
+    plan.is_resumed = answered + failed > 0
 
 
-def _left_rows(manifest: Manifest, plan: Plan, folder: RunFolder) -> Iterator[list[Row]]:
-    """Rows that a start would ask, some hundred at a time."""
-    rows = manifest.rows()
-    if not plan.finished:
-        while batch := list(islice(rows, _ROWS_A_BATCH)):
-            yield batch
-        return
-    journal = Journal(folder.journal)
-    try:
-        while batch := list(islice(rows, _ROWS_A_BATCH)):
-            ids = [row.id for row in batch]
-            done = journal.finished(ids).keys() | journal.failed(ids).keys()
-            yield [row for row in batch if row.id not in done]
-    finally:
-        journal.close()
+class _Left:
+    """The rows that a start would ask, in order. finished, failed: those that it would not, after `rows`."""
+
+    def __init__(
+        self, manifest: Manifest, folder: RunFolder | None, retry_failed: frozenset[str] | None
+    ) -> None:
+        self._manifest = manifest
+        self._folder = folder
+        self._retry_failed = retry_failed
+        self.finished = self.failed = 0
+
+    def rows(self) -> Iterator[list[Row]]:
+        """Some hundred at a time; a batch may be empty."""
+        rows = self._manifest.rows()
+        journal = None if self._folder is None else Journal(self._folder.journal)
+        self.finished = self.failed = 0
+        try:
+            while batch := list(islice(rows, _ROWS_A_BATCH)):
+                yield batch if journal is None else self._without_done(batch, journal)
+        finally:
+            if journal is not None:
+                journal.close()
+
+    def _without_done(self, batch: list[Row], journal: Journal) -> list[Row]:
+        ids = [row.id for row in batch]
+        finished, failed = journal.finished(ids), journal.failed(ids)
+        again = self._retry_failed
+        if again is not None:
+            failed = {identity: kind for identity, kind in failed.items() if again and kind not in again}
+        self.finished += len(finished)
+        self.failed += len(failed)
+        return [row for row in batch if row.id not in finished and row.id not in failed]
 
 
-def _look(
-    manifest: Manifest, plan: Plan, config: RunConfig, folder: RunFolder, sample: int | None
-) -> Iterator[Looked]:
+def _look(left: _Left, count: int, config: RunConfig, sample: int | None) -> Iterator[Looked]:
     """The rows that are left, or an even sample of them, with the headers of their pictures."""
-    if plan.finished:
-        plan.left = sum(len(batch) for batch in _left_rows(manifest, plan, folder))
-        plan.finished = plan.rows - plan.left - plan.failed_before
-    every = max(1, plan.left // sample) if sample else 1
+    every = max(1, count // sample) if sample else 1
     at = 0
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="measure") as threads:
         under_way: deque[Future[Looked]] = deque()
-        for batch in _left_rows(manifest, plan, folder):
+        for batch in left.rows():
             first = -at % every
             at += len(batch)
             under_way.append(threads.submit(_measure_rows, batch[first::every], config))
