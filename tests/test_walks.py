@@ -228,7 +228,7 @@ def test_no_endpoint_is_left(tmp_path):
 
 def test_status_shows_the_endpoints_of_a_run_that_goes_on(tmp_path):
     """Requests out, tokens against the limit, while the run is going on; nothing of it afterwards."""
-    draw_pictures(tmp_path / "p", 60)
+    draw_pictures(tmp_path / "p", 400)
     with serving(EndpointSettings(latency_seconds=0.3, tokens_per_minute=60_000)) as url:
         run = start("caption", "p", *MODEL, "-o", "run", "--concurrency", 4, base_url=url, cwd=tmp_path)
         wait_for_live(tmp_path / "run", lambda endpoint: endpoint["tokens_per_minute"] == 60_000)
