@@ -112,6 +112,22 @@ def break_a_column(run: Path) -> int:
     return ROWS_A_PART
 
 
+def write_a_part_of_an_older_version(run: Path) -> int:
+    path = run / "results/part-00001.parquet"
+    old = pq.read_table(path).drop_columns(["label", "image_count"])
+    pq.write_table(old.replace_schema_metadata({"captionmill_schema_version": "0"}), path)
+    return 0
+
+
+def make_the_journal_an_older_version(run: Path) -> int:
+    journal = sqlite3.connect(run / "journal.sqlite")
+    journal.executescript(
+        "DROP TABLE unanswered; ALTER TABLE finished DROP COLUMN content; PRAGMA user_version=0"
+    )
+    journal.close()
+    return 0
+
+
 def lose_everything_but_two_parts(run: Path) -> int:
     lose_journal(run)
     lose_run_json(run)
@@ -122,10 +138,11 @@ def lose_everything_but_two_parts(run: Path) -> int:
 DAMAGES = [
     cut, lose_part, lose_rows_of_a_part, lose_journal, empty_journal, overwrite_journal, no_journal_at_all,
     lose_run_json, damage_run_json, copy_a_part, swap_parts, rename_part, break_a_column, lose_everything_but_two_parts,
+    write_a_part_of_an_older_version, make_the_journal_an_older_version,
 ]  # fmt: skip
 
 
-USUAL = (cut, lose_part, lose_journal, overwrite_journal, lose_run_json)
+USUAL = (cut, lose_part, lose_journal, overwrite_journal, lose_run_json, write_a_part_of_an_older_version)
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +221,22 @@ def test_answers_that_were_in_no_part_are_salvaged(finished, run):
     assert run_job("repair", [str(run)]) == 0
     assert again(run, url) == 0
     assert len(results(run)) == ROWS
+
+
+def test_an_older_part_is_refused_by_name(run, capsys):
+    """By a start, a report and the gallery, in one line with what to do, and nothing is sent."""
+    write_a_part_of_an_older_version(run)
+    for command in (["report"], ["gallery"], [*map(str, ARGUMENTS), "-o"]):
+        assert (
+            run_job(
+                command[0],
+                [*command[1:], str(run), *(["--base-url", "http://127.0.0.1:9"] if len(command) > 1 else [])],
+            )
+            == 3
+        )
+        said = capsys.readouterr().err
+        assert "part-00001.parquet: written by an older version, without label, image_count" in said
+        assert f"captionmill repair {run}" in said
 
 
 def test_nothing_is_deleted(run, capsys):
@@ -320,7 +353,7 @@ def test_what_lies_between_two_damages_is_salvaged(tmp_path):
     for at in (leaves[len(leaves) // 3], leaves[2 * len(leaves) // 3]):
         data[at : at + 4096] = bytes(4096)
     (tmp_path / "journal.sqlite").write_bytes(data)
-    waiting, _ = salvage(tmp_path / "journal.sqlite")
+    waiting = salvage(tmp_path / "journal.sqlite").waiting
     assert 1900 < len(waiting) < 2000
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..nouns.errors import RunError, disk_error
 from ..nouns.rows import Spending
@@ -380,15 +380,21 @@ def is_blank(path: Path) -> bool:
     return False
 
 
-def salvage(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
-    """What a damaged journal still gives: records that wait for a part, and (kind, record) of failed rows.
+class Salvaged(NamedTuple):
+    """What a damaged journal still gives. waiting: records that are in no part. failed: (kind, record)."""
 
-    Read from both ends up to where it is damaged, and one by one between. Empty where it is no database.
-    """
+    waiting: list[str]
+    failed: list[tuple[str, str]]
+    unanswered: dict[str, Spending]
+
+
+def salvage(path: Path) -> Salvaged:
+    """Read from both ends up to where it is damaged, and one by one between. Empty where it is no database."""
     waiting: dict[int, str] = {}
     failed: dict[str, tuple[str, str]] = {}
+    unanswered: dict[str, Spending] = {}
     if not path.is_file():
-        return [], []
+        return Salvaged([], [], {})
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         for order in ("ASC", "DESC"):
             with contextlib.suppress(sqlite3.Error):
@@ -401,7 +407,10 @@ def salvage(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
             with contextlib.suppress(sqlite3.Error):
                 for (record,) in database.execute("SELECT record FROM waiting WHERE seq = ?", (seq,)):
                     waiting[seq] = record
-    return [waiting[seq] for seq in sorted(waiting)], list(failed.values())
+        with contextlib.suppress(sqlite3.Error, ArithmeticError):
+            for kind, attempts, tokens, usd in database.execute("SELECT * FROM unanswered"):
+                unanswered[kind] = Spending(attempts, tokens, None if usd is None else Decimal(usd))
+    return Salvaged([waiting[seq] for seq in sorted(waiting)], list(failed.values()), unanswered)
 
 
 def _gaps(found: Mapping[int, str]) -> list[int]:

@@ -219,11 +219,15 @@ def write_table(path: Path, records: Iterable[str]) -> int:
 
     Raises RunError where the disk is full or the folder is gone.
     """
+    return _write(path, tables(records))
+
+
+def _write(path: Path, content: Iterable[pa.Table]) -> int:
     temporary = path.with_name(f"{_TEMPORARY_PREFIX}{path.name}{_TEMPORARY_SUFFIX}")
     rows = 0
     try:
         with pq.ParquetWriter(temporary, SCHEMA, compression="zstd", compression_level=3) as writer:
-            for table in tables(records):
+            for table in content:
                 writer.write_table(table)
                 rows += table.num_rows
         sync(temporary)
@@ -288,11 +292,42 @@ def content_hash(images: Sequence[str] | None, prompt: str | None) -> int:
 
 
 def count_rows(path: Path) -> int:
-    """Rows by the footer. Raises RunError where it is no whole Parquet file."""
+    """Rows by the footer. Raises RunError where it is no whole Parquet file, or of an older version."""
     try:
-        return int(pq.read_metadata(path).num_rows)
+        footer = pq.read_metadata(path)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
+    _check_columns(path, footer.schema.to_arrow_schema())
+    return int(footer.num_rows)
+
+
+def _check_columns(path: Path, schema: pa.Schema) -> None:
+    """Raises RunError `old_part` where a column is missing that this version writes."""
+    if missing := [name for name in SCHEMA.names if name not in schema.names]:
+        raise RunError(
+            f"{path}: written by an older version, without {', '.join(missing)};"
+            f" `captionmill repair {path.parent.parent}` brings it up to date",
+            kind="old_part",
+        )
+
+
+def bring_up_to_date(path: Path) -> None:
+    """Give a part of an older version the columns of this one, null where it had none; whole or not at all.
+
+    Raises RunError where it cannot be read or written.
+    """
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            old = file.read()
+        columns = {
+            field.name: old[field.name].cast(field.type)
+            if field.name in old.schema.names
+            else pa.nulls(old.num_rows, field.type)
+            for field in SCHEMA
+        }
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+    _write(path, [pa.table(columns, schema=SCHEMA)])
 
 
 def read_ids(path: Path) -> set[str]:
@@ -317,6 +352,7 @@ def read_batches(
     for path in paths:
         try:
             with pq.ParquetFile(path, pre_buffer=False, read_dictionary=[*repeated]) as file:
+                _check_columns(path, file.schema_arrow)
                 yield from file.iter_batches(65536, columns=list(columns))
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(path, error) from error

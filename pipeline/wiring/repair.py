@@ -48,6 +48,7 @@ def repair(folder: RunFolder, tell: Callable[[str], None]) -> Repaired:
 
 def _mend(folder: RunFolder, tell: Callable[[str], None]) -> Repaired:
     parts.remove_temporary(folder.results)
+    _bring_up_to_date(folder, tell)
     _mend_journal(folder, tell)
     journal = Journal(folder.journal, create=True)
     try:
@@ -87,14 +88,15 @@ def _mend_journal(folder: RunFolder, tell: Callable[[str], None]) -> None:
                 raise
         for stale in folder.path.glob(".journal.new*"):
             stale.unlink()
-        waiting, failed = salvage(folder.journal)
+        found = salvage(folder.journal)
         journal = Journal(new, create=True)
         try:
             _take_in_parts(RunFolder(folder.path), journal, tell)
-            _take_in_records(journal, waiting, failed)
+            _take_in_records(journal, found.waiting, found.failed)
+            journal.commit([], found.unanswered)
         finally:
             journal.close()
-        tell(f"{folder.journal} made anew from the parts and {len(waiting):,} answers of the old one")
+        tell(f"{folder.journal} made anew from the parts and {len(found.waiting):,} answers of the old one")
         new.rename(ready)
     for end in ("-wal", "-shm", ""):
         old = folder.journal.with_name(f"{folder.journal.name}{end}")
@@ -127,6 +129,17 @@ def _forget_parts(folder: RunFolder, journal: Journal, tell: Callable[[str], Non
         forgotten += ids
         tell(f"{path}: does not hold the {len(ids):,} answers that it should")
     return forgotten
+
+
+def _bring_up_to_date(folder: RunFolder, tell: Callable[[str], None]) -> None:
+    """Parts of an older version get the columns of this one: their answers are whole."""
+    for path in parts.on_disk(folder.results).values():
+        try:
+            parts.count_rows(path)
+        except RunError as error:
+            if error.kind == "old_part":
+                parts.bring_up_to_date(path)
+                tell(f"{path} brought up to date")
 
 
 def _take_in_parts(folder: RunFolder, journal: Journal, tell: Callable[[str], None]) -> None:
