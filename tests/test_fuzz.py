@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import captionmill, draw_pictures
+from commands import KEY, captionmill, draw_pictures
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lying_server import LyingServer
@@ -293,7 +293,7 @@ def odd_answer(chance: random.Random) -> bytes:
     """What goes over the wire: mostly something like HTTP."""
     body = chance.choice(
         [completion(), completion()[: chance.randint(0, 300)], b"", b"<html>", chance.randbytes(50), b"[" * 5000,
-         json.dumps({"error": {"message": chance.choice(["x", None, 5, ["y"]]), "code": chance.choice([None, 1, "rate_limit"])}}).encode(),
+         json.dumps({"error": {"message": chance.choice(["x", None, 5, ["y"], f"no key {KEY}"]), "code": chance.choice([None, 1, "rate_limit"])}}).encode(),
          json.dumps(json.loads(completion()) | {chance.choice(["usage", "choices", "id", "created"]): chance.choice([None, [], {}, "x", 10**30])}).encode()]
     )  # fmt: skip
     status = chance.choice(
@@ -308,7 +308,8 @@ def odd_answer(chance: random.Random) -> bytes:
 
 
 def run_against_odd_answers(folder: Path, seed: int) -> None:
-    """Most answers are good, so that it goes on; the others anything. Exit 0, 1 or 3, and what is there can be read."""
+    """Most answers are good, so that it goes on; the others anything, the key in their words too. Exit 0, 1 or 3, what is
+    there can be read, and the key stands in no file, log, column or page."""
     chance, good_answer = (
         random.Random(seed),
         b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(completion()) + completion(),
@@ -324,6 +325,12 @@ def run_against_odd_answers(folder: Path, seed: int) -> None:
     assert done.returncode in (0, 1, 3), done.stderr
     assert "Traceback" not in done.stderr + (folder / "log").read_text(), seed
     assert results(folder / "run")["id"].is_unique
+    for command in ("report", "gallery"):
+        shown = captionmill(command, "run", cwd=folder)
+        assert (shown.returncode, KEY in shown.stdout + shown.stderr) == (0, False), seed
+    assert KEY not in done.stdout + done.stderr
+    written = [path for path in folder.rglob("*") if path.is_file()]
+    assert [path for path in written if KEY.encode() in path.read_bytes()] == [], seed
     assert captionmill("status", "--check", "run", cwd=folder).returncode == 0
 
 

@@ -100,6 +100,7 @@ def test_every_reported_error_has_its_action(status, kind, content, expected):
         ({}, "Please try again in 500 milliseconds", None, None),
         ({}, "Please retry in 10h17m5.7s.", None, 37025.7),
         ({}, "", {"error": {"details": [{"retryDelay": "46s"}]}}, 46),
+        ({}, "您已达到总请求数限制：1分钟内最多请求60次，包括失败次数，请检查您的请求是否正确", None, 60),
         ({"retry-after": "-1"}, "", None, None),
         ({"retry-after": ""}, "nothing here", None, None),
         ({"retry-after": "soon"}, "", "text", None),

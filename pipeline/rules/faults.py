@@ -266,6 +266,8 @@ _IN_TEXT = re.compile(
     r"(?:try again|retry) (?:in|after) ((?:\d+(?:\.\d+)?\s?(?:ms|us|µs|h|m|s))+|\d+(?:\.\d+)? seconds?)(?![a-z])",
     re.I,
 )
+# a relay that counts requests over some minutes, refused ones too: asking before they are over extends it
+_COUNTED_MINUTES = re.compile(r"请求数限制：(\d{1,3})分钟内")
 _UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 1e-6, "µs": 1e-6}
 
 
@@ -312,6 +314,8 @@ def retry_after_seconds(headers: Mapping[str, str], message: str = "", body: Any
         return seconds
     if (delay := _retry_delay(body)) is not None:
         return parse_seconds(delay)
+    if found := _COUNTED_MINUTES.search(message):
+        return 60.0 * int(found[1])
     if found := _IN_TEXT.search(message):
         return parse_seconds(re.sub(r"\s?seconds?$", "", found[1]).replace(" ", ""))
     return None
