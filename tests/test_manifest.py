@@ -216,6 +216,20 @@ def test_a_bad_manifest_names_file_and_line(tmp_path, name, content, says):
     assert says in complaint(write(tmp_path / name, content))
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([b"\xff"]).view(pa.string()),
+        pa.array([2**31 - 1], pa.date32()),
+        pa.array([2**62], pa.timestamp("us", "UTC")),
+    ],
+)
+def test_a_parquet_value_that_cannot_be_read_names_the_row(tmp_path, column):
+    """No UTF-8, a date after the year 9999: one line, no traceback."""
+    pq.write_table(pa.table({"image": ["a.jpg"], "when": column}), tmp_path / "m.parquet")
+    assert "m.parquet:row 1 or later: a value cannot be read" in complaint(tmp_path / "m.parquet")
+
+
 def test_the_fingerprint_follows_the_content(tmp_path):
     """Same rows, same fingerprint; one changed cell, another."""
     first = Manifest(write(tmp_path / "a.csv", "id,image\n1,x.jpg\n"), "p").survey().fingerprint

@@ -337,16 +337,22 @@ def _read_parquet(path: Path) -> Iterator[Record]:
     import pyarrow as pa  # noqa: PLC0415  only this kind of manifest needs it
     import pyarrow.parquet as pq  # noqa: PLC0415
 
+    number = 0
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             _check_columns(path, file.schema_arrow.names)
-            number = 0
             for batch in file.iter_batches(_PARQUET_BATCH_ROWS):
                 for columns in batch.to_pylist():
                     number += 1
                     yield Record(f"{path}:row {number}", columns)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise UsageError(f"{path}: not a readable Parquet file ({error})") from error
+    except (
+        ValueError,
+        ArithmeticError,
+        LookupError,
+    ) as error:  # no UTF-8, a date after 9999, an unknown zone
+        raise UsageError(f"{path}:row {number + 1} or later: a value cannot be read ({error})") from error
 
 
 _READERS = {
