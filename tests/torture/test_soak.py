@@ -16,7 +16,6 @@ from test_walks import MODEL, results, stats
 from pipeline.endpoint.server import EndpointSettings, serving
 
 ROWS = int(os.environ.get("SOAK_ROWS", "20000"))
-STEP_MB = 20  # Python's own objects are flat; Arrow's and malloc's high-water mark rises in a few steps
 FAULTS = {"500": 0.01, "429": 0.002, "reset": 0.005, "truncate": 0.002}
 
 
@@ -29,7 +28,7 @@ def held(pid: int) -> tuple[float, int, int]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_memory_sockets_and_threads_do_not_grow(tmp_path):
-    """The last quarter of the run holds what the second did, within 5 % and one step of the allocator."""
+    """The last quarter of the run holds what the second did, within 5 %."""
     draw_pictures(tmp_path / "p", 200)
     (tmp_path / "m.csv").write_text("id,image\n" + "".join(f"{n},p/{n % 200}.png\n" for n in range(ROWS)))
     seen: list[tuple[int, float, int, int]] = []
@@ -58,4 +57,4 @@ def test_memory_sockets_and_threads_do_not_grow(tmp_path):
     for name, column, tolerance in (("MB", 1, 1.05), ("files", 2, 1.25), ("threads", 3, 1.25)):
         before, after = (sorted(s[column] for s in quarter)[len(quarter) // 2] for quarter in (second, last))
         print(f"{name}: {before:.0f} in the second quarter, {after:.0f} in the last")
-        assert after <= tolerance * before + (STEP_MB if name == "MB" else 4), name
+        assert after <= tolerance * before + (0 if name == "MB" else 4), name
