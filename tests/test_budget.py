@@ -197,7 +197,8 @@ def test_what_was_out_at_a_kill_counts_as_spent(tmp_path):
 
 
 def test_an_unknown_price_is_no_budget(tmp_path):
-    """Nothing is sent; the message names the model and what to do. With a price of the user's own it runs."""
+    """Nothing is sent; the message names the model and what to do. With a price of the user's own it runs, and
+    keeps to its currency."""
     draw_pictures(tmp_path / "p", 2)
     (tmp_path / "run.toml").write_text(
         '[prices]\ncurrency = "CNY"\n[prices."mystery"]\ninput = 20\noutput = 60\n'
@@ -210,7 +211,10 @@ def test_an_unknown_price_is_no_budget(tmp_path):
         assert stats(url)["answers"] == 0
         done = captionmill(*arguments, "--config", "run.toml", base_url=url, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    other = captionmill(*arguments[:-2], base_url="http://127.0.0.1:9", cwd=tmp_path)  # dollars again
     assert "CNY" in done.stderr
+    assert other.returncode == 2
+    assert "what its answers cost is in CNY, these prices are in USD" in other.stderr
     table = pd.read_parquet(tmp_path / "p-captions/results")
     assert list(table.cost_usd) == list(
         (20 * table.prompt_tokens + 60 * table.completion_tokens) / Decimal(10**6)

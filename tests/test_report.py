@@ -159,7 +159,7 @@ def test_several_runs_are_one_report(tmp_path, run):
     assert report.total.answers == 13
     assert [state.path for state in report.runs] == [str(run.path), str(other.path)]
     assert report.lost == Spending(2, 900, Decimal("0.5"))
-    yuan = write(tmp_path / "yuan", [answer(0)], other_settings={"prices": {"currency": "CNY"}})
+    yuan = write(tmp_path / "yuan", [answer(0)], currency="CNY")
     with pytest.raises(UsageError, match=r"yuan counts in CNY, .*run in USD"):
         read_report([run, yuan])
 

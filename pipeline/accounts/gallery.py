@@ -82,7 +82,7 @@ def write_gallery(folder: RunFolder, view: View | None = None) -> tuple[Path, in
         journal.close()
     places = _chosen(sources, view)
     thumbnails = _Thumbnails(folder, run)
-    title, currency = str(folder.path), _currency(run)
+    title, currency = str(folder.path), run.get("currency", DOLLARS)
     pages = max(1, -(-len(places) // view.rows_a_page))
     template = html.template("gallery.html", currency)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -99,11 +99,6 @@ def write_gallery(folder: RunFolder, view: View | None = None) -> tuple[Path, in
             folder.write_page(folder.gallery / _page_name(page), text)
     _remove_further_pages(folder, pages)
     return folder.gallery / "index.html", len(places)
-
-
-def _currency(run: dict[str, Any]) -> str:
-    prices = (run.get("other_settings") or {}).get("prices") or {}
-    return str(prices.get("currency", DOLLARS))
 
 
 def _page_name(page: int) -> str:

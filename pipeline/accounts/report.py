@@ -259,9 +259,7 @@ class _Reader:
         other = run.get("other_settings") or {}
         answered, failed, _ = journal.counts()
         self._failed_kinds = journal.failed_kinds()
-        currency = (
-            self._prices.currency if self._prices else (other.get("prices") or {}).get("currency", DOLLARS)
-        )
+        currency = self._prices.currency if self._prices else run.get("currency", DOLLARS)
         if self.report.runs and currency != self.report.currency:
             raise UsageError(
                 f"{folder.path} counts in {currency}, {self.report.runs[0].path} in {self.report.currency}; report"
@@ -277,7 +275,7 @@ class _Reader:
             is_running=is_running,
             live=folder.read_live() if is_running else {},
             currency=currency,
-            tokens_per_minute=other.get("tpm"),
+            tokens_per_minute=_limit(other),
         )
 
     # ---- answers
@@ -363,6 +361,12 @@ class _Reader:
             known = self.report.examples.setdefault(kind, [])
             if len(known) < EXAMPLES_A_KIND:
                 known.append((identity, message))
+
+
+def _limit(settings: dict[str, Any]) -> int | None:
+    """Tokens a minute that were given, of all endpoints together; None where one was left open."""
+    limits = [entry.get("tpm") for entry in settings.get("endpoint") or [settings]]
+    return sum(limits) if all(limits) else None
 
 
 def _sums(table: pa.Table, group_keys: Sequence[Key]) -> list[dict[str, Any]]:

@@ -195,6 +195,15 @@ class RunFolder:
                 " say --moved"
             )
 
+    def check_same_currency(self, currency: str) -> None:
+        """Refuse to add up dollars and yuan in one column. Raises UsageError that names both."""
+        before = self.read_run().get("currency", currency)
+        if before != currency:
+            raise UsageError(
+                f"{self.path}: what its answers cost is in {before}, these prices are in {currency}; nothing was sent:\n"
+                f'give them in {before} too ([prices] currency = "{before}"), or a folder of their own with -o'
+            )
+
     def check_same_answers(self, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         """Refuse to mix answers to different questions in one dataset.
 

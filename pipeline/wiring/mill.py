@@ -24,7 +24,7 @@ from ..edges.chat import ChatClient, Endpoint
 from ..edges.folder import RunFolder, utc_now
 from ..edges.journal import Entry, Journal, is_blank
 from ..edges.manifest import Manifest, Survey
-from ..nouns.config import IMAGE_DEFAULTS, RunConfig
+from ..nouns.config import IMAGE_DEFAULTS, PriceTable, RunConfig
 from ..nouns.errors import RunError, UsageError
 from ..nouns.rows import Outcome, Row, Tally
 from ..pictures.pool import PicturePool
@@ -120,6 +120,7 @@ class Mill:
                 if not job.is_moved:
                     folder.check_same_source(job.source.resolve())
                 folder.check_same_answers(config.answer_settings(), IMAGE_DEFAULTS)
+                folder.check_same_currency((config.prices or PriceTable()).currency)
         manifest = Manifest(
             job.source, config.prompt, config.limit, config.allow_outside, config.allow_remote
         )
@@ -342,6 +343,7 @@ class Mill:
                 "rows_left": None if self._runner is None else self.rows_left,
                 "manifest_fingerprint": self.survey.fingerprint,
                 "endpoints": [endpoint.name for endpoint in self._job.endpoints],
+                "currency": self.currency,
                 "answer_settings": config.answer_settings(),
                 "other_settings": config.other_settings(),
             }
