@@ -36,6 +36,7 @@ class Page:
 
     def __init__(self, browser: Browser, session: str) -> None:
         self._browser, self._session = browser, session
+        self.loaded = asyncio.Event()
         self.requests: list[str] = []
         self.errors: list[str] = []
 
@@ -54,9 +55,9 @@ class Page:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self._browser.loaded.clear()
+        self.loaded.clear()
         self.call("Page.navigate", url=path.resolve().as_uri())
-        self._browser.run(asyncio.wait_for(self._browser.loaded.wait(), 30))
+        self._browser.run(asyncio.wait_for(self.loaded.wait(), 30))
         return self
 
     def evaluate(self, script: str) -> Any:
@@ -101,7 +102,6 @@ class Browser:
         return self._runner.run(work)
 
     async def _connect(self, port_file: Path) -> None:
-        self.loaded = asyncio.Event()
         until = time.monotonic() + _START_SECONDS
         while not port_file.exists() or len(port_file.read_text().split()) < 2:
             assert time.monotonic() < until and self._process.poll() is None, "the browser did not start"
@@ -122,13 +122,17 @@ class Browser:
                 )
 
     def _note(self, method: str | None, parameters: dict[str, Any], page: Page | None) -> None:
+        if page is None:
+            return
         if method == "Page.loadEventFired":
-            self.loaded.set()
-        elif page is not None and method == "Network.requestWillBeSent":
+            page.loaded.set()
+        elif method == "Network.requestWillBeSent":
             page.requests.append(parameters["request"]["url"])
-        elif page is not None and method == "Runtime.exceptionThrown":
+        elif method == "Runtime.exceptionThrown":
             page.errors.append(str(parameters["exceptionDetails"].get("text")))
-        elif page is not None and method == "Log.entryAdded" and parameters["entry"]["level"] == "error":
+        elif method == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "assert"):
+            page.errors.append(str(parameters["args"]))
+        elif method == "Log.entryAdded" and parameters["entry"]["level"] == "error":
             page.errors.append(parameters["entry"]["text"])
 
     async def call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:

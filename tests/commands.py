@@ -58,3 +58,15 @@ def draw_pictures(folder: Path, count: int) -> Path:
         ImageDraw.Draw(image).text((4, 4), str(number), fill="white")
         image.save(folder / f"{number}.png")
     return folder
+
+
+def peak_megabytes(*arguments: object) -> tuple[float, str]:
+    """The most memory that a command held, and what it printed; it must end well."""
+    script = (
+        "import resource, sys; from jobs.__main__ import main; code = main(sys.argv[1:]); "
+        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+    )
+    line = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
+    kilobytes = int(done.stderr.split()[-1]) / (1024 if sys.platform == "darwin" else 1)
+    return kilobytes / 1024, done.stdout

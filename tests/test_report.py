@@ -7,15 +7,13 @@ import csv
 import io
 import json
 import os
-import subprocess
-import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import captionmill, draw_pictures
+from commands import captionmill, draw_pictures, peak_megabytes
 from hypothesis import given
 from hypothesis import strategies as st
 from test_walks import MODEL, results
@@ -293,12 +291,6 @@ def test_a_long_run_is_summed_up_in_bounded_memory(tmp_path):
             os.link(first, folder.results / parts.part_name(number))
         journal.note_part(Part(number, 5000 * number + 1, 5000 * (number + 1), 5000))
     journal.close()
-    done = subprocess.run(
-        [sys.executable, "-c", "import resource, sys; from jobs.__main__ import main; code = main(sys.argv[1:]);"
-         " print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)",
-         "report", str(folder.path), "--by", "folder,extra.who", "--json"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert json.loads(done.stdout)["total"]["answers"] == 200 * table.num_rows == 1_000_000
-    peak_kb = int(done.stderr.split()[-1]) / (1024 if sys.platform == "darwin" else 1)
-    assert peak_kb < 256 * 1024
+    peak, output = peak_megabytes("report", folder.path, "--by", "folder,extra.who", "--json")
+    assert json.loads(output)["total"]["answers"] == 200 * table.num_rows == 1_000_000
+    assert peak < 256

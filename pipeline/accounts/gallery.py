@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +38,7 @@ ROWS_A_PAGE = 200
 THUMBNAIL_SIDE_PX = 320
 FURTHER_PICTURES = 8  # of a row, shown small
 _RECORDS_A_SOURCE = 5000
+_ROWS_FETCHED = 10_000
 _COLUMNS = (
     "id", "image", "prompt", "content", "refusal", "tool_calls", "choices", "finish", "finish_reason", "model",
     "prompt_tokens", "completion_tokens", "cost_usd", "latency_s", "attempts", "error_kind", "error_message",
@@ -76,24 +79,22 @@ def write_gallery(folder: RunFolder, view: View | None = None) -> tuple[Path, in
     view = view or View()
     run = folder.read_run()
     journal = Journal(folder.journal)
-    try:
-        sources = _sources(folder, journal)
-    finally:
-        journal.close()
-    places = _chosen(sources, view)
     thumbnails = _Thumbnails(folder, run)
-    title, currency = str(folder.path), run.get("currency", DOLLARS)
-    pages = max(1, -(-len(places) // view.rows_a_page))
-    template = html.template("gallery.html", currency)
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for page in range(1, pages + 1):
-            rows = _fetch(sources, places[(page - 1) * view.rows_a_page : page * view.rows_a_page])
+    template = html.template("gallery.html", run.get("currency", DOLLARS))
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(os.cpu_count()) as threads:
+        try:
+            sources = _sources(folder, journal, Path(scratch))
+        finally:
+            journal.close()
+        places = _chosen(sources, view)
+        pages = max(1, -(-len(places) // view.rows_a_page))
+        for page, rows in enumerate(_pages(sources, places, view.rows_a_page), 1):
             shown = [
                 row | {"thumbnails": names}
                 for row, names in zip(rows, threads.map(thumbnails.of, rows), strict=True)
             ]
             text = template.render(
-                title=title, css=html.css(), view=str(view), written=utc_now(), page=page, pages=pages,
+                title=str(folder.path), css=html.css(), view=str(view), written=utc_now(), page=page, pages=pages,
                 total=len(places), links=_near(page, pages), rows=shown,
             )  # fmt: skip
             folder.write_page(folder.gallery / _page_name(page), text)
@@ -123,18 +124,27 @@ Source = Path | list[str]  # a part, or records of the journal
 Places = npt.NDArray[np.int64]  # a line a row: number of its source, number in it
 
 
-def _sources(folder: RunFolder, journal: Journal) -> list[Source]:
-    """Failed rows first (they are what one looks for), then the answers in the order they came; as of one moment."""
+def _sources(folder: RunFolder, journal: Journal, scratch: Path) -> list[Source]:
+    """Failed rows first (they are what one looks for), then the answers in the order they came; as of one moment.
+
+    scratch: a folder for failed rows, where they are many.
+    """
     noted, waiting = journal.snapshot()
-    failed = list(journal.failed_records())
-    found: list[Source] = [*_portions(failed)]
+    found: list[Source] = []
+    for number, portion in enumerate(_portions(journal.failed_records())):
+        path = scratch / parts.part_name(number)
+        if number == 0:
+            found.append(portion)
+            continue
+        parts.write_table(path, portion)
+        found.append(path)
     found += [folder.results / parts.part_name(part.number) for part in noted]
-    return [*found, *_portions(waiting)]
+    return [*found, *_portions(iter(waiting))]
 
 
-def _portions(records: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(records), _RECORDS_A_SOURCE):
-        yield records[start : start + _RECORDS_A_SOURCE]
+def _portions(records: Iterator[str]) -> Iterator[list[str]]:
+    while portion := list(islice(records, _RECORDS_A_SOURCE)):
+        yield portion
 
 
 def _read(source: Source, columns: Sequence[str]) -> pa.Table:
@@ -175,6 +185,16 @@ def _fits(table: pa.Table, filters: Sequence[tuple[str, str]]) -> npt.NDArray[np
     for column, value in filters:
         fits &= pc.fill_null(pc.equal(table[column], value), False).to_numpy()
     return fits
+
+
+def _pages(sources: list[Source], places: Places, rows_a_page: int) -> Iterator[list[dict[str, Any]]]:
+    """The rows page by page, at least one page. Some pages' rows are fetched together: in another order than that of
+    the dataset each of them may need every part."""
+    together = max(1, _ROWS_FETCHED // rows_a_page) * rows_a_page
+    for start in range(0, max(1, len(places)), together):
+        rows = _fetch(sources, places[start : start + together])
+        for first in range(0, max(1, len(rows)), rows_a_page):
+            yield rows[first : first + rows_a_page]
 
 
 def _fetch(sources: list[Source], places: Places) -> list[dict[str, Any]]:

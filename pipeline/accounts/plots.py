@@ -77,6 +77,9 @@ def distribution(columns: Sequence[tuple[float, float, int]], is_whole: bool = F
         if len(columns) == 1 and columns[0][0] == columns[0][1]:
             widths = [max(0.2 * abs(lows[0]), 1e-9)]
             lows = [lows[0] - widths[0] / 2]
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        if len(lows) == 1:  # one bar is no wall
+            axes.set_xlim(lows[0] - 3 * widths[0], lows[0] + 4 * widths[0])
         axes.bar(lows, [count for _, _, count in columns], widths, align="edge", color=_BAR, linewidth=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=is_whole))
         axes.xaxis.set_major_formatter(_short(""))
