@@ -118,7 +118,11 @@ def _time(plan: Plan, config: RunConfig) -> list[str]:
     if not bounds:
         return ["time            give --tpm to see how long it takes at your limit"]
     name, seconds = max(bounds.items(), key=lambda item: item[1])
-    return [f"time            {_duration(seconds)} at {name}"]
+    text = f"time            {_duration(seconds)} at {name}"
+    up_front = max(seconds_at_the_limits(plan, config.model_copy(update={"charge": "reserved"})).values())
+    if config.charge == "auto" and _duration(up_front) != _duration(seconds):
+        text += f"; {_duration(up_front)} where the endpoint charges --max-tokens up front"
+    return [text]
 
 
 def _others(plan: Plan, prices: PriceBook) -> list[tuple[str, ...]]:
