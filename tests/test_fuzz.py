@@ -141,7 +141,7 @@ def check_run(answers: list[HttpAnswer]) -> None:
 
 
 @given(st.lists(st.builds(HttpAnswer, statuses, headers, bodies), min_size=1, max_size=12))
-@some(150)
+@some(60)
 def test_no_answer_crashes_a_run(answers):
     """Odd completions, errors in every envelope, noise, half bodies, headers of every sort."""
     check_run(answers)
@@ -272,7 +272,7 @@ prompts = st.sampled_from(["p", "{category} {a}", "{", '{"a": {category}}', "{{c
 
 
 @given(manifests, prompts)
-@some(300)
+@some(120)
 def test_no_manifest_crashes_a_run(folder, manifest, prompt):
     """CSV, JSONL and Parquet of every type, whole and damaged."""
     check_manifest(folder, *manifest, prompt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -204,6 +205,23 @@ def test_answers_that_were_in_no_part_are_salvaged(finished, run):
     assert run_job("repair", [str(run)]) == 0
     assert again(run, url) == 0
     assert len(results(run)) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("run.json", "run.json: not of version 1"), ("journal.sqlite", "journal.sqlite: journal version 0")],
+)
+def test_an_older_version_is_said(run, capsys, name, says):
+    """`status --check` names the file and the version, and leaves it as it is."""
+    if name == "run.json":
+        text = (run / name).read_text()
+        (run / name).write_text(text.replace('"schema_version": 1', '"schema_version": 0'))
+    else:
+        with contextlib.closing(sqlite3.connect(run / name)) as database:
+            database.execute("PRAGMA user_version=0")
+    assert run_job("status", ["--check", str(run)]) == 3
+    said = capsys.readouterr()
+    assert says in said.out + said.err
 
 
 def test_nothing_is_deleted(run, capsys):
