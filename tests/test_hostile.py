@@ -17,6 +17,7 @@ from lying_server import LyingServer, http
 from scripted_chat import completion
 from test_walks import MODEL, results, stats, wait_for_answers, wait_for_live
 
+from jobs.__main__ import run_job
 from pipeline.endpoint.server import EndpointSettings, serving
 
 
@@ -89,16 +90,41 @@ ESCAPED = "".join(f"\\u{ord(c):04x}" for c in KEY)
         http(b"", "302 Found", f"Location: http://else.test/?key={KEY}\r\n"),
     ],
 )
-def test_a_server_that_repeats_the_key_gives_it_to_nobody(tmp_path, wire):
+def test_a_server_that_repeats_the_key_gives_it_to_nobody(tmp_path, capsys, wire):
     """In whatever disguise it comes back: not on the terminal, in no file, in no column."""
     draw_pictures(tmp_path / "p", 2)
     with LyingServer(lambda body, n: wire).open() as server:
-        done = caption(tmp_path, server, "--max-retries", 0)
-    assert KEY not in done.stdout + done.stderr
+        done = caption(tmp_path, server, "--max-retries", 0, "--debug-log", "log")
+    for job in ("report", "gallery", "status"):
+        assert run_job(job, [str(tmp_path / "run")]) == 0
+    said = capsys.readouterr()
+    assert KEY not in done.stdout + done.stderr + said.out + said.err
+    assert (tmp_path / "log").exists() and (tmp_path / "run/report.html").exists()
     written = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert [p for p in written if KEY.encode() in p.read_bytes()] == []
     for table in ("results", "failures.parquet"):
         assert KEY not in pd.read_parquet(tmp_path / "run" / table).to_string()
+
+
+def test_the_key_is_not_in_the_state_of_a_run_that_goes_on(tmp_path):
+    """An endpoint that repeats it is put aside with its own words: neither `status` nor the file behind it has the key."""
+    draw_pictures(tmp_path / "p", 60)
+    repeats = http(json.dumps({"error": {"message": f"bad key {KEY}"}}).encode(), "401 Unauthorized")
+    with (
+        LyingServer(lambda body, n: repeats).open() as server,
+        serving(EndpointSettings(latency_seconds=0.5)) as url,
+    ):
+        entries = (f'[[endpoint]]\nbase_url = "{each}"\n' for each in (server.base_url, url))
+        (tmp_path / "run.toml").write_text("\n".join(entries))
+        arguments = ("caption", "p", *MODEL, "-o", "run", "--config", "run.toml")
+        running = start(*arguments, cwd=tmp_path)
+        wait_for_live(tmp_path / "run", lambda endpoint: endpoint["put_aside"] is not None)
+        state = (tmp_path / "run/.live.json").read_text()
+        status = captionmill("status", "run", cwd=tmp_path)
+        running.terminate()
+        output, _ = running.communicate(timeout=30)
+    assert "bad key [key]" in state
+    assert KEY not in state + status.stdout + output
 
 
 def test_a_short_key_does_not_eat_captions(tmp_path):
