@@ -16,7 +16,9 @@ from test_report import write
 
 from pipeline.accounts import gallery
 from pipeline.accounts.gallery import View, write_gallery
+from pipeline.edges import parts
 from pipeline.edges.folder import RunFolder
+from pipeline.edges.journal import Entry, Journal
 from pipeline.nouns.errors import UsageError
 from pipeline.nouns.rows import Choice, Failure, Outcome, Reply, Row, Usage
 
@@ -215,6 +217,26 @@ def test_many_failed_rows_and_any_order(pictures, monkeypatch):
     ids = [i for name in ("index.html", *pages) for i in shown(folder, name)]
     assert ids[:9] == [f"row {n}" for n in range(8, -1, -1)]
     assert sorted(ids[9:]) == sorted(f"row {n}" for n in range(9, 18))
+
+
+def test_a_row_that_is_answered_meanwhile_is_not_lost(pictures, monkeypatch):
+    """A gallery of a running run shows every row once, as of one moment, though a failed one is answered while it reads."""
+    folder = run_of(pictures, [answered(0), failure(1), failure(2)])
+    snapshot = Journal.snapshot
+
+    def then_another_process_answers(journal: Journal):
+        found = snapshot(journal)
+        other = Journal(folder.journal)
+        other.commit([Entry("row 1", None, parts.to_record(answered(1), "gpt-4o"))])
+        other.close()
+        return found
+
+    monkeypatch.setattr(Journal, "snapshot", then_another_process_answers)
+    write_gallery(folder)
+    assert shown(folder) == ["row 1", "row 2", "row 0"]
+    monkeypatch.undo()
+    write_gallery(folder)
+    assert shown(folder) == ["row 2", "row 0", "row 1"]
 
 
 @pytest.mark.slow

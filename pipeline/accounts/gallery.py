@@ -83,7 +83,8 @@ def write_gallery(folder: RunFolder, view: View | None = None) -> tuple[Path, in
     template = html.template("gallery.html", run.get("currency", DOLLARS))
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(os.cpu_count()) as threads:
         try:
-            sources = _sources(folder, journal, Path(scratch))
+            with journal.one_moment():
+                sources = _sources(folder, journal, Path(scratch))
         finally:
             journal.close()
         places = _chosen(sources, view)

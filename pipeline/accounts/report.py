@@ -237,18 +237,10 @@ class _Reader:
         run = folder.read_run()
         journal = Journal(folder.journal)
         try:
-            state = self._open(folder, run, journal)
-            settings = run["answer_settings"]
-            self._numbers: Counter[Path | None] = Counter()
-            for part, table in dataset.answered(folder, journal, self._columns):
-                self._add_answers(table, settings, folder, part)
-            for table in dataset.failed(journal, [*self._columns, "id", "error_message"]):
-                self._add_failures(table)
-            for kind, spending in journal.unanswered().items():
-                if kind == IN_FLIGHT and state.is_running:  # it may be answered yet
-                    continue
-                known = self.report.unanswered.get(kind, Spending())
-                self.report.unanswered[kind] = known + spending
+            with journal.one_moment():
+                state = self._open(folder, run, journal)
+                self._read_rows(folder, run["answer_settings"], journal)
+                self._add_unanswered(journal, state.is_running)
         finally:
             journal.close()
         self.report.errors.update(self._failed_kinds)
@@ -277,6 +269,19 @@ class _Reader:
             currency=currency,
             tokens_per_minute=_limit(other),
         )
+
+    def _read_rows(self, folder: RunFolder, settings: dict[str, Any], journal: Journal) -> None:
+        self._numbers: Counter[Path | None] = Counter()
+        for part, table in dataset.answered(folder, journal, self._columns):
+            self._add_answers(table, settings, folder, part)
+        for table in dataset.failed(journal, [*self._columns, "id", "error_message"]):
+            self._add_failures(table)
+
+    def _add_unanswered(self, journal: Journal, is_running: bool) -> None:
+        for kind, spending in journal.unanswered().items():
+            if kind == IN_FLIGHT and is_running:  # it may be answered yet
+                continue
+            self.report.unanswered[kind] = self.report.unanswered.get(kind, Spending()) + spending
 
     # ---- answers
 

@@ -344,9 +344,18 @@ class Journal:
 
     def snapshot(self) -> tuple[list[Part], list[str]]:
         """Parts and the records not yet in one, as of one moment."""
+        with self.one_moment():
+            return self.parts(), [record for _, record in self.waiting(-1)]
+
+    @contextlib.contextmanager
+    def one_moment(self) -> Iterator[None]:
+        """All that is read within is as of one moment, whatever a writer does meanwhile."""
+        if self._db.in_transaction:
+            yield
+            return
         self._query("BEGIN")
         try:
-            return self.parts(), [record for _, record in self.waiting(-1)]
+            yield
         finally:
             self._query("COMMIT")
 
