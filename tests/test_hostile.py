@@ -106,6 +106,7 @@ def test_a_server_that_repeats_the_key_gives_it_to_nobody(tmp_path, capsys, wire
         assert KEY not in pd.read_parquet(tmp_path / "run" / table).to_string()
 
 
+@pytest.mark.slow
 def test_the_key_is_not_in_the_state_of_a_run_that_goes_on(tmp_path):
     """An endpoint that repeats it is put aside with its own words: neither `status` nor the file behind it has the key."""
     draw_pictures(tmp_path / "p", 60)

@@ -114,6 +114,7 @@ def certificate(tmp_path_factory) -> tuple[Path, ssl.SSLContext]:
     return folder / "cert.pem", context
 
 
+@pytest.mark.slow
 def test_a_certificate_that_is_not_trusted(tmp_path, certificate):
     """Exit 3 with what is wrong with it and what to do; with SSL_CERT_FILE it is trusted, for its own name only."""
     draw_pictures(tmp_path / "p", 3)
