@@ -160,7 +160,7 @@ def _lost(report: Report) -> list[str]:
             f"cut off         {report.cut.answers:,} answers ended at max_tokens; they cost"
             f" {money(report.cut.cost_usd, report.currency, 6)}"
         )
-    kinds = {kind: s for kind, s in report.unanswered.items() if kind != "length"}
+    kinds = report.lost_by_kind
     if kinds:
         lost = report.lost
         may_be_billed = f"; they may be billed, with {money(lost.usd, report.currency, 6)} at the most"

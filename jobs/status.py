@@ -90,7 +90,7 @@ def _as_text(report: Report) -> str:
         + (f" ({total.unpriced:,} answers have no price)" if total.unpriced else ""),
     ]
     if (lost := report.lost).requests:
-        kinds = ", ".join(f"{s.requests:,} {k}" for k, s in report.unanswered.items() if k != "length")
+        kinds = ", ".join(f"{s.requests:,} {k}" for k, s in report.lost_by_kind.items())
         lines.append(f"  no answer {lost.requests:>12,} attempts ({kinds})")
     if run.is_running:
         lines.append(

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import random
+from dataclasses import replace
 from decimal import Decimal
 
 import pandas as pd
@@ -14,14 +15,18 @@ from commands import captionmill, draw_pictures, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lying_server import LyingServer, http
-from scripted_chat import ScriptedChat, completion, error, good
+from scripted_chat import ScriptedChat, channel, completion, error, good
+from test_report import answer, write
 from test_runner import Bench
 from test_walks import MODEL, results, stats, wait_for_answers
 
+from pipeline.accounts.spent import spent_before
 from pipeline.endpoint.server import EndpointSettings, serving
+from pipeline.nouns.config import LimitSettings, Price, PriceTable
 from pipeline.nouns.errors import ConnectionLost
-from pipeline.nouns.rows import HttpAnswer, Spending, TokenEstimate
+from pipeline.nouns.rows import HttpAnswer, Spending, TokenEstimate, Usage
 from pipeline.rules.budget import Budget
+from pipeline.rules.prices import PriceBook
 
 
 class Spender:
@@ -126,6 +131,85 @@ def test_attempts_without_an_answer_are_accounted_for():
     bench = Bench(ScriptedChat(iter(script)), 1, steps={"most": most}).run()
     free, all_of_it = Spending(requests=1), Spending(1, 500, Decimal("0.5"))
     assert bench.unanswered == [("rate_limited", free), ("broken_answer", all_of_it), ("server_error", free)]
+
+
+def test_a_longer_answer_is_held_back_for_each_that_is_asked():
+    """--retry-length with --n: three of them may come."""
+    cut = completion(
+        "half a", 400, 300, choices=[{"index": 0, "message": {"content": "h"}, "finish_reason": "length"}]
+    )
+    chat = ScriptedChat(itertools.repeat(HttpAnswer(200, {}, cut)))
+
+    def estimate(_row, _pictures):
+        return TokenEstimate(400, 400, 300, 300, answers=3)
+
+    def most(estimate):
+        return Spending(1, 400 + (estimate.most_answer or estimate.longest_answer))
+
+    budget = Budget(None, 700 + 400 + 2999, None, Spending())
+    bench = Bench(chat, 1, budget=budget, retry_length=1000, steps={"estimate": estimate, "most": most}).run()
+    assert bench.tally.attempts == 1  # 400 + 3 x 1000 did not fit any more
+    assert bench.runner.stopped_by.kind == "budget"
+
+
+def test_the_cheaper_endpoint_may_still_fit():
+    """A budget is reached only where no endpoint is left that it would pay for."""
+    dear, cheap = ScriptedChat(itertools.repeat(good())), ScriptedChat(itertools.repeat(good()))
+    limits = LimitSettings(concurrency=2)
+    price = {"price": lambda reply: Decimal("0.01")}
+    channels = [
+        channel(dear, limits, name="dear", weight=5, most=lambda e: Spending(1, 500, Decimal(5)), **price),
+        channel(cheap, limits, name="cheap", most=lambda e: Spending(1, 500, Decimal("0.01")), **price),
+    ]
+    bench = Bench(channels, 20, budget=Budget(Decimal(3), None, None, Spending())).run()
+    assert (len(dear.bodies), len(cheap.bodies), bench.tally.answered) == (0, 20, 20)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 400, "completion_tokens": 50, "total_tokens": 0},
+        {"prompt_tokens": 400, "total_tokens": 450},
+    ],
+)
+def test_half_a_usage_is_no_way_out(usage):
+    """A total of nothing, an answer that is not counted: the budget counts what there is."""
+    odd = HttpAnswer(200, {}, completion("a picture", usage=usage))
+    bench = spend(ScriptedChat(itertools.repeat(odd)), 1, count=40, tokens=5000)
+    assert len(bench.outcomes) == (5000 - 500) // 450 + 1
+    assert bench.runner.stopped_by.kind == "budget"
+
+
+def test_an_empty_answer_that_was_counted_is_paid_for():
+    """No choices, but usage: it is on the invoice."""
+    empty = HttpAnswer(200, {}, completion("", choices=[]))
+    bench = Bench(ScriptedChat(itertools.repeat(empty)), 1, steps={"most": most}).run()
+    assert bench.unanswered == [("empty_answer", Spending(1, 500, Decimal("0.5")))] * 2
+
+
+# ------------------------------------------------------------------------------- what earlier starts have spent
+
+RATES = {"own": {"input": 10, "output": 10}}
+
+
+def spent(folder, **more) -> Spending:
+    prices = PriceBook(PriceTable.model_validate(RATES))
+    return spent_before(folder, prices, more)
+
+
+def test_what_was_spent_is_what_the_rows_say(tmp_path):
+    """Each by its own kind: its price, today's price, an endpoint's own, and without usage what was reserved."""
+    priced = write(tmp_path / "priced", [answer(n) for n in range(5)])
+    assert spent(priced) == Spending(5, 5 * 828, 5 * answer(0).cost_usd)
+    bare = [replace(answer(n, usage=Usage(), model="own"), cost_usd=None) for n in range(3)]
+    counted = replace(answer(3, model="own"), cost_usd=None)
+    mixed = write(tmp_path / "mixed", [*bare, counted])
+    assert spent(mixed) == Spending(4, 3 * 900 + 828, Decimal(3 * 900 + 828) / 10**5)
+    unknown = write(tmp_path / "unknown", [replace(answer(0, model="mystery"), cost_usd=None)])
+    assert spent(unknown).usd is None
+    assert spent(unknown, **{"e/v1": Price(input=1, output=1)}).usd == Decimal(828) / 10**6
+    refused = write(tmp_path / "refused", [], {"bad_key": Spending(3)})
+    assert spent(refused) == Spending(3, 0, Decimal(0))
 
 
 # ------------------------------------------------------------------------------- the command

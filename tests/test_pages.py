@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from browser import DESKTOP, PHONE
 from commands import captionmill, draw_pictures
+from test_report import answer, write
 
 from pipeline.accounts.report import read_report
 from pipeline.accounts.report_page import write_report
@@ -95,6 +96,12 @@ def test_the_report_page(run, page):
     assert page.evaluate("document.querySelectorAll('figure svg').length") >= 4
     assert page.evaluate("document.querySelectorAll('.rows img').length") == 12
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+
+
+def test_rows_without_usage_are_among_the_dearest(tmp_path):
+    """Their counts are not known, and the page says so."""
+    folder = write(tmp_path / "run", [answer(0), answer(1, usage=Usage())])
+    assert "no usage" in write_report(folder, read_report([folder])).read_text()
 
 
 def test_jobs_on_what_is_no_run(tmp_path):

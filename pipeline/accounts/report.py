@@ -10,7 +10,7 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from ..rules.spread import Spread
 from . import anomalies, dataset
 from .anomalies import Anomalies
 from .grouping import Key, keys
+from .spent import WITHOUT_USAGE
 
 _SUMS = (
     "prompt_tokens",
@@ -44,6 +45,8 @@ SPREADS = ("prompt_tokens", "completion_tokens", "latency_s", "attempts", "cost_
 _COLUMNS = (
     *_SUMS, "model", "model_requested", "finish", "finished_at", "usage_source", "status", "error_kind", "latency_s",
 )  # fmt: skip
+# kinds of the account that are answers all the same: cut off and asked again, or without usage
+_ANSWERED = ("length", WITHOUT_USAGE)
 MOST_GROUPS = 100_000
 DEAREST = 12
 EXAMPLES_A_KIND = 3
@@ -192,7 +195,11 @@ class Report:
     def lost(self) -> Spending:
         """Attempts that brought no answer, with the most that they may have cost; answers asked for again as too
         short are paid for and in their row."""
-        return sum((s for kind, s in self.unanswered.items() if kind != "length"), Spending())
+        return sum(self.lost_by_kind.values(), Spending())
+
+    @property
+    def lost_by_kind(self) -> dict[str, Spending]:
+        return {kind: s for kind, s in self.unanswered.items() if kind not in _ANSWERED}
 
     def lines(self) -> list[tuple[tuple[str, ...], Line]]:
         """The groups, dearest first, then those with most tokens."""
@@ -281,6 +288,8 @@ class _Reader:
         for kind, spending in journal.unanswered().items():
             if kind == IN_FLIGHT and is_running:  # it may be answered yet
                 continue
+            if self._prices is not None:  # prompt and answer are not told apart there
+                spending = replace(spending, usd=None)  # noqa: PLW2901
             self.report.unanswered[kind] = self.report.unanswered.get(kind, Spending()) + spending
 
     # ---- answers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 
 import pyarrow as pa
@@ -10,29 +10,31 @@ import pyarrow.compute as pc
 
 from ..edges.folder import RunFolder
 from ..edges.journal import Journal
-from ..nouns.config import RunConfig
+from ..nouns.config import Price, RunConfig
 from ..nouns.errors import UsageError
-from ..nouns.rows import Spending, Usage
+from ..nouns.rows import Spending
 from ..rules.budget import Budget
 from ..rules.prices import PriceBook
 from . import dataset
 
-_GROUP = ("model", "model_requested")
-_COUNTS = ("prompt_tokens", "completion_tokens", "estimated_tokens")
-_COLUMNS = (*_GROUP, *_COUNTS, "total_tokens", "cost_usd")
+_GROUP = ("model", "model_requested", "endpoint")
+_COLUMNS = (*_GROUP, "prompt_tokens", "completion_tokens", "total_tokens", "estimated_tokens", "cost_usd")
+# of `unanswered`: what an answer that came without usage was settled at
+WITHOUT_USAGE = "without_usage"
+OwnPrices = Mapping[str, "Price | None"]  # by the name of the endpoint
 
 
 def open_budget(
-    folder: RunFolder, config: RunConfig, prices: PriceBook, tell: Callable[[str], None]
+    folder: RunFolder, config: RunConfig, prices: PriceBook, own: OwnPrices, tell: Callable[[str], None]
 ) -> Budget:
     """The budget of a start, with what earlier starts have spent.
 
-    Raises UsageError where a budget in money cannot be kept, since some price is not known.
+    own: prices that the user gave for single endpoints. Raises UsageError where a budget in money cannot be kept, since some price is not known.
     """
     if config.budget_usd is not None:
         _check_prices(config, prices)
-    spent = spent_before(folder, prices)
-    if config.budget_usd is not None and spent.usd is None and spent.requests:
+    spent = spent_before(folder, prices, own)
+    if config.budget_usd is not None and spent.usd is None:
         raise UsageError(
             f"--budget-usd: {folder.path} holds answers for which no price is known; give them one in [prices]"
         )
@@ -55,37 +57,51 @@ def _check_prices(config: RunConfig, prices: PriceBook) -> None:
         )
 
 
-def spent_before(folder: RunFolder, prices: PriceBook) -> Spending:
+def spent_before(folder: RunFolder, prices: PriceBook, own: OwnPrices) -> Spending:
     """Answers at what they cost when they came, or at today's price where they had none; an answer that came
-    without usage at what was reserved for it; attempts without an answer at the most that they may have cost.
+    without usage, and an attempt without an answer, at the most that it may have cost.
 
     usd: None where some of it has no price today either.
     """
     journal = Journal(folder.journal)
     try:
-        spent = sum(journal.unanswered().values(), Spending())
+        account = journal.unanswered()
+        spent = sum(account.values(), Spending(usd=Decimal(0)))
         is_priced = True
         for _, table in dataset.answered(folder, journal, _COLUMNS):
-            usd, is_whole = _money(table, prices)
+            if WITHOUT_USAGE in account:  # they are in the account
+                spent += Spending(requests=pc.sum(pc.is_null(table["prompt_tokens"])).as_py() or 0)
+                table = table.filter(pc.is_valid(table["prompt_tokens"]))  # noqa: PLW2901  the rest of it
+            usd, is_whole = _money(table, prices, own)
             is_priced = is_priced and is_whole
-            tokens = pc.sum(pc.coalesce(table["total_tokens"], table["estimated_tokens"])).as_py() or 0
-            spent += Spending(table.num_rows, tokens, usd)
+            spent += Spending(table.num_rows, _tokens(table), usd)
     finally:
         journal.close()
     return spent if is_priced else Spending(spent.requests, spent.tokens, None)
 
 
-def _money(table: pa.Table, prices: PriceBook) -> tuple[Decimal, bool]:
+def _tokens(table: pa.Table) -> int:
+    """As the run counts them: never less than prompt and answer together, whatever the total says."""
+    both = pc.add(table["prompt_tokens"], pc.fill_null(table["completion_tokens"], 0))
+    counted = pc.max_element_wise(both, table["total_tokens"])
+    return pc.sum(pc.coalesce(counted, table["estimated_tokens"])).as_py() or 0
+
+
+def _money(table: pa.Table, prices: PriceBook, own: OwnPrices) -> tuple[Decimal, bool]:
     """Of one table, and whether all of it has a price."""
     usd, is_priced = pc.sum(table["cost_usd"]).as_py() or Decimal(0), True
     without = table.filter(pc.is_null(table["cost_usd"]))
-    groups = without.group_by([*_GROUP]).aggregate([(name, "sum") for name in _COUNTS])
-    for group in groups.to_pylist():
-        rates = prices.rates((group["model"], group["model_requested"]))
+    columns = {name: without[name] for name in _GROUP}
+    columns |= {"prompt": without["prompt_tokens"], "answer": without["completion_tokens"]}
+    has_usage = pc.and_(pc.is_valid(columns["prompt"]), pc.is_valid(columns["answer"]))
+    columns["unknown"] = pc.if_else(has_usage, None, without["estimated_tokens"])
+    columns |= {name: pc.if_else(has_usage, columns[name], None) for name in ("prompt", "answer")}
+    sums: list[tuple[str, str]] = [(name, "sum") for name in ("prompt", "answer", "unknown")]
+    for group in pa.table(columns).group_by([*_GROUP]).aggregate([*sums, ("prompt", "count")]).to_pylist():
+        rates = prices.rates((group["model"], group["model_requested"]), own.get(group["endpoint"]))
         if rates is None:
             is_priced = False
-        elif group["prompt_tokens_sum"] is None:
-            usd += rates.most(0, group["estimated_tokens_sum"] or 0)
-        else:
-            usd += rates.cost(Usage(group["prompt_tokens_sum"], group["completion_tokens_sum"]))
+            continue
+        usd += rates.of_many(group["prompt_sum"] or 0, group["answer_sum"] or 0, group["prompt_count"])
+        usd += rates.most(0, group["unknown_sum"] or 0)
     return usd, is_priced

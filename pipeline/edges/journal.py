@@ -335,7 +335,7 @@ class Journal:
         if not self._query("SELECT 1 FROM sqlite_schema WHERE name = 'unanswered'"):
             return {}
         rows = self._query(
-            "SELECT kind, attempts, tokens, usd FROM unanswered WHERE attempts > 0 ORDER BY attempts DESC"
+            "SELECT kind, attempts, tokens, usd FROM unanswered WHERE attempts > 0 OR tokens > 0 ORDER BY attempts DESC"
         )
         return {k: Spending(n, tokens, None if usd is None else Decimal(usd)) for k, n, tokens, usd in rows}
 

@@ -34,8 +34,10 @@ class AnswerError(CaptionmillError):
     """What one attempt for one row came to, when it was no answer.
 
     kind: short stable word for the `error_kind` column.
-    http_status: None where no status line was received.
+    http_status: None where no status line was received. has_usage: the server counted tokens for it all the same.
     """
+
+    has_usage = False
 
     def __init__(self, message: str, *, kind: str, http_status: int | None = None) -> None:
         super().__init__(message)

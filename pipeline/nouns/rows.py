@@ -79,7 +79,7 @@ class TokenEstimate:
 
     formula: prompt and pictures by the provider's formula. prompt: the same, corrected by what answers
     have shown. longest_answer: all that max_tokens and n allow. likely_answer: by what answers have shown.
-    pictures: the part of `formula` that is pictures. most_prompt, most_answer: what money is held back for;
+    pictures: the part of `formula` that is pictures. answers: how many are asked for. most_prompt, most_answer: what money is held back for;
     None where that is `prompt` and `longest_answer`.
     """
 
@@ -88,6 +88,7 @@ class TokenEstimate:
     longest_answer: int
     likely_answer: int
     pictures: int = 0
+    answers: int = 1
     most_prompt: int | None = None
     most_answer: int | None = None
 
@@ -122,6 +123,13 @@ class Usage:
     @property
     def is_reported(self) -> bool:
         return self.prompt_tokens is not None
+
+    @property
+    def spent_tokens(self) -> int | None:
+        """Never less than prompt and answer together, whatever the total says; None where there is no count."""
+        if self.prompt_tokens is None:
+            return None
+        return max(self.total_tokens or 0, self.prompt_tokens + (self.completion_tokens or 0))
 
     def __add__(self, other: Usage) -> Usage:
         """Both together; a count that either lacks counts as the other's."""

@@ -112,6 +112,16 @@ class ErrorText:
 
 
 def read_error(answer: HttpAnswer, endpoint_kind: str = "auto") -> AnswerError:
+    """As `_read_error`, with a note where tokens were counted: it is on the invoice then."""
+    error = _read_error(answer, endpoint_kind)
+    body = _loads(answer.body)
+    usage = body.get("usage") if isinstance(body, dict) else None
+    counts = usage.values() if isinstance(usage, dict) else ()
+    error.has_usage = any(isinstance(count, int) and count > 0 for count in counts)
+    return error
+
+
+def _read_error(answer: HttpAnswer, endpoint_kind: str) -> AnswerError:
     """The named error of an answer in which `replies.read_reply` found no completion.
 
     endpoint_kind: direct, relay, or auto, which goes by the relay's own marks in the answer.
@@ -143,7 +153,7 @@ def may_be_billed(error: AnswerError) -> bool:
     """Whether an attempt that brought no answer may be on the invoice all the same: half an answer, silence."""
     if isinstance(error, ConnectionLost):
         return error.kind != "cannot_connect"
-    return error.kind == "broken_answer" or error.http_status in _GATEWAY_TIMEOUTS
+    return error.has_usage or error.kind == "broken_answer" or error.http_status in _GATEWAY_TIMEOUTS
 
 
 def _location(answer: HttpAnswer) -> ErrorText | None:

@@ -90,7 +90,9 @@ def _usage(usage: Any) -> Usage:
     if not prompt:  # every request has a prompt: a relay that says 0 has not counted
         return Usage()
     total = _count(usage.get("total_tokens"))
-    if total is None and prompt is not None and completion is not None:
+    if completion is None and total is not None and total >= prompt:
+        completion = total - prompt
+    if total is None and completion is not None:
         total = prompt + completion
     prompt_details, completion_details = (
         d if isinstance(d := usage.get(k), dict) else {}

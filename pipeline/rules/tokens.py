@@ -65,6 +65,7 @@ class TokenEstimator:
         self._detail = chat.detail
         self._longest_answer = chat.answer_tokens
         self._most_answer = chat.most_answer_tokens
+        self._answers_asked = chat.n or 1
         self._system_tokens = text_tokens(chat.system) if chat.system else 0
         self._ratios: dict[int | None, _Recent] = {None: _Recent()}  # by size class; None: all
         self._corrections: dict[int | None, float] = {}
@@ -83,6 +84,7 @@ class TokenEstimator:
             longest_answer=self._longest_answer,
             likely_answer=self._likely_answer,
             pictures=pictures,
+            answers=self._answers_asked,
             most_prompt=math.ceil(formula * self._most_ratio(_size_class(formula)) * _MARGIN)
             + _TEMPLATE_TOKENS,
             most_answer=self._most_answer,

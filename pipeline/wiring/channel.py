@@ -188,9 +188,11 @@ class Channel:
 
     def spent(self, most: Spending, reply: Reply) -> Spending:
         """What an answer cost; the most that was held back for it where it does not say."""
-        if reply.usage.total_tokens is None:
+        tokens = reply.usage.spent_tokens
+        if tokens is None:
             return most
-        return Spending(1, reply.usage.total_tokens, self.steps.price(reply))
+        usd = self.steps.price(reply)
+        return Spending(1, tokens, most.usd if usd is None else usd)
 
     def _settle(self, now: float, ticket: Ticket, used_tokens: int) -> None:
         self.limiter.settle(now, ticket.admission, used_tokens)

@@ -14,7 +14,6 @@ part. The event loop waits for neither.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -75,16 +74,22 @@ class Checkpoint:
         """Write down now and then what is out, also before the first answer. Until cancelled."""
         while True:
             await asyncio.sleep(ACCOUNT_SECONDS)
-            if self._committing is None:
+            if self._committing is None and (self._unanswered or self.in_flight):
                 await self._write_account()
 
     async def _write_account(self) -> None:
         """Figures: no reason to hold up anything else where the disk is full."""
         in_flight = self.in_flight and self.in_flight()
         unanswered, self._unanswered = self._unanswered, {}
-        with contextlib.suppress(RunError):
-            loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        try:
             await loop.run_in_executor(self._journal_thread, self._journal.commit, [], unanswered, in_flight)
+        except RunError:
+            self._put_back(unanswered)
+
+    def _put_back(self, unanswered: dict[str, Spending]) -> None:
+        for kind, spending in unanswered.items():
+            self.unanswered(kind, spending)
 
     async def _commit_groups(self) -> None:
         """One transaction after the other; each takes all that came while the last one was written."""
@@ -126,6 +131,7 @@ class Checkpoint:
                 return
             except RunError as error:
                 if error.kind not in MENDED_BY_SOMEBODY or loop.time() >= give_up_at:
+                    self._put_back(unanswered)
                     ids = ", ".join(e.id for e in group[:5]) + (" ..." if len(group) > 5 else "")
                     raise RunError(
                         f"{error}; {len(group)} finished rows could not be saved: {ids}", kind=error.kind

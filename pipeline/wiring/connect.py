@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from decimal import Decimal
 
 from ..edges.chat import ChatClient, Endpoint
 from ..nouns.config import EndpointEntry, RunConfig
@@ -13,7 +14,7 @@ from ..rules import faults, replies
 from ..rules.concurrency import ConcurrencyController
 from ..rules.health import EndpointHealth
 from ..rules.limiter import Limiter
-from ..rules.prices import PriceBook
+from ..rules.prices import PriceBook, Rates
 from ..rules.request import RequestBuilder
 from ..rules.retry import backoff_seconds
 from ..rules.tokens import TokenEstimator
@@ -51,11 +52,19 @@ def connect(
             raise _scrubbed(faults.read_error(answer, config.endpoint_kind), endpoint)
         return reply
 
+    seen: dict[str | None, Rates] = {}  # of the models that have answered: another one may be dearer
+
+    def price(reply: Reply) -> Decimal | None:
+        if (rates := prices.rates((reply.model, model), entry.price)) is not None:
+            seen[reply.model] = rates
+        return prices.cost((reply.model, model), reply.usage, entry.price)
+
     def most(estimate: TokenEstimate) -> Spending:
         prompt = estimate.prompt if estimate.most_prompt is None else estimate.most_prompt
         answer = estimate.longest_answer if estimate.most_answer is None else estimate.most_answer
-        rates = prices.rates((model,), entry.price)
-        return Spending(1, prompt + answer, None if rates is None else rates.most(prompt, answer))
+        asked = prices.rates((model,), entry.price)
+        dearest = [rates.most(prompt, answer) for rates in (asked, *seen.values()) if rates is not None]
+        return Spending(1, prompt + answer, max(dearest, default=None))
 
     return Channel(
         name=endpoint.name,
@@ -67,7 +76,7 @@ def connect(
             read=read,
             report=lambda answer: faults.limit_reports(answer, config.rate_limit_headers),
             learn=estimator.learn,
-            price=lambda reply: prices.cost((reply.model, model), reply.usage, entry.price),
+            price=price,
             most=most,
         ),
         limiter=Limiter(entry.tpm, entry.rpm, config.burst_seconds),

@@ -119,6 +119,7 @@ class Gate:
         now = asyncio.get_running_loop().time()
         best: Channel | None = None
         shortest = float("inf")
+        too_dear: Spending | None = None  # for what is left of the budget
         if all(channel.put_aside is not None for channel in waiter.estimates):  # also when it is new here
             try:
                 waiter.estimates.clear()
@@ -132,24 +133,27 @@ class Gate:
             wait = channel.wait_seconds(now, estimate)
             if wait > 0:
                 shortest = min(shortest, wait)
+            elif not self._affords(channel, estimate):
+                too_dear = channel.steps.most(estimate)
             elif best is None or channel.load < best.load:
                 best = channel
-        if best is None:
-            return shortest
-        self._let_through(waiter, best, now)
-        return float("inf")
+        if best is not None:
+            self._let_through(waiter, best, now)
+            return float("inf")
+        is_last_hope = shortest == float("inf")  # else another endpoint may do it yet
+        if too_dear is not None and is_last_hope and self._budget and not self._budget.has_requests_out:
+            waiter.turn.set_exception(self._budget.reached(too_dear))
+        return shortest
+
+    def _affords(self, channel: Channel, estimate: TokenEstimate) -> bool:
+        return self._budget is None or self._budget.fits(channel.steps.most(estimate))
 
     def _let_through(self, waiter: _Waiter, channel: Channel, now: float) -> None:
-        """Unless too little of the budget is left for it."""
-        estimate, budget = waiter.estimates[channel], self._budget
-        if budget is not None and not budget.fits(most := channel.steps.most(estimate)):
-            if not budget.has_requests_out:
-                waiter.turn.set_exception(budget.reached(most))
-            return
+        estimate = waiter.estimates[channel]
         ticket = channel.admit(now, estimate)
-        if budget is not None:
-            self._held_back[ticket] = most
-            budget.hold_back(most)
+        if self._budget is not None:
+            self._held_back[ticket] = most = channel.steps.most(estimate)
+            self._budget.hold_back(most)
         waiter.turn.set_result(ticket)
 
     def _estimate(self, waiter: _Waiter) -> None:
@@ -161,7 +165,8 @@ class Gate:
         refusal = None
         for channel in [c for c in in_service if c not in waiter.ask.avoid] or in_service:
             estimate = channel.steps.estimate(waiter.ask.row, waiter.ask.pictures)
-            if (longer := waiter.ask.answer_tokens) is not None:
+            if waiter.ask.answer_tokens is not None:
+                longer = waiter.ask.answer_tokens * estimate.answers
                 estimate = replace(estimate, longest_answer=longer, likely_answer=longer, most_answer=longer)
             try:
                 channel.limiter.refuse_impossible(channel.reservation(estimate))

@@ -80,6 +80,10 @@ class Mill:
         config = job.config
         self.tally = Tally(total=survey.total)
         self._prices = PriceBook(config.prices)
+        self._own_prices = {
+            endpoint.name: entry.price
+            for endpoint, entry in zip(job.endpoints, config.endpoints(), strict=True)
+        }
         self.budget: Budget | None = None
         self._clients = tuple(
             ChatClient(endpoint, config.timeout, config.connect_timeout, config.read_timeout, config.proxy)
@@ -132,7 +136,7 @@ class Mill:
             mill._checkpoint = open_checkpoint(folder, job.config.rows_per_part)
             mill._check_kinds()
             if config.has_budget:
-                mill.budget = budget = open_budget(folder, config, mill._prices, tell)
+                mill.budget = budget = open_budget(folder, config, mill._prices, mill._own_prices, tell)
                 mill._checkpoint.in_flight = lambda: budget.held_back
             mill._write_run()
         except BaseException:
@@ -157,10 +161,11 @@ class Mill:
         preparer = PicturePreparer(config, picture_bounds(config))
         pool = PicturePool(preparer, remote, config.prepare_threads)
         models = sorted({channel.model for channel in self.channels})
-        watches = [self.lag.watch(), live.keep(self.folder, self.channels, self.lag)]
-        if self.budget is not None:
-            watches.append(self._checkpoint.keep_account())
-        watching = asyncio.gather(*watches)
+        watching = asyncio.gather(
+            self.lag.watch(),
+            live.keep(self.folder, self.channels, self.lag),
+            self._checkpoint.keep_account(),
+        )
         loading = asyncio.get_running_loop().run_in_executor(None, self._prices.load, models)
         try:
             async with contextlib.AsyncExitStack() as stack:

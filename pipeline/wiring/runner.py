@@ -32,7 +32,7 @@ from ..nouns.errors import (
     ServerBusy,
     TransientError,
 )
-from ..nouns.rows import Failure, Outcome, Picture, Prepared, Reply, Row, Spending, Tally
+from ..nouns.rows import Failure, Outcome, Picture, Prepared, Reply, Row, Spending, Tally, Usage
 from ..rules.budget import Budget
 from ..rules.faults import may_be_billed
 from ..rules.retry import call, retrying
@@ -68,12 +68,18 @@ class Steps:
 
 @dataclass(slots=True)
 class _Trace:
-    """What is known of a row on its way. last: the ticket of the last attempt."""
+    """What is known of a row on its way.
+
+    last: the ticket of the last attempt. cost_of_cut, longer_usage: of the two answers where one was cut off
+    and a longer one came, perhaps from elsewhere.
+    """
 
     started_at: float
     attempts: int = 0
     last: Ticket | None = None
     pictures: tuple[Picture, ...] = ()
+    cost_of_cut: Decimal | None = None
+    longer_usage: Usage | None = None
 
 
 class Runner:
@@ -241,19 +247,22 @@ class Runner:
             return cut
         self.tally.retries += 1
         last = trace.last
+        if last is not None:
+            trace.cost_of_cut = last.channel.steps.price(cut)
         try:
             longer = await self._attempt(ask, trace)
         except (RowError, TransientError, RunError) as error:
             if isinstance(error, RunError) and not isinstance(error, AccountError):  # the budget, say
                 self.stop(error)
-            trace.last = last
+            trace.last, trace.cost_of_cut = last, None
             return cut
         except asyncio.CancelledError:
             if not self._is_stopping:
                 raise
-            trace.last = last  # the answer that was cut is paid for, and is saved
+            trace.last, trace.cost_of_cut = last, None  # the answer that was cut is paid for, and is saved
             return cut
-        self._steps.unanswered("length", Spending(requests=1))  # what it cost is in the row's usage
+        self._steps.unanswered("length", Spending(requests=1))  # what it cost is in the row
+        trace.longer_usage = longer.usage
         return replace(longer, usage=cut.usage + longer.usage)
 
     async def _attempt(self, ask: Ask, trace: _Trace) -> Reply:
@@ -296,6 +305,8 @@ class Runner:
         end: Reply | Spending | None = None
         try:
             end = await ticket.channel.send(ticket, ask.row, ask.pictures, ask.answer_tokens)
+            if end.usage.spent_tokens is None:
+                self._steps.unanswered("without_usage", replace(ticket.most, requests=0))
         except AnswerError as error:
             end = ticket.most if may_be_billed(error) else Spending(requests=1)
             self._steps.unanswered(error.kind, end)
@@ -350,7 +361,7 @@ class Runner:
         self, row: Row, trace: _Trace, reply: Reply | None = None, failure: Failure | None = None
     ) -> Outcome:
         last = trace.last
-        cost = last.channel.steps.price(reply) if reply and last else None
+        cost = self._cost(reply, trace) if reply else None
         return Outcome(
             row=row,
             started_at=trace.started_at,
@@ -365,6 +376,17 @@ class Runner:
             model_requested=last.channel.model if last else None,
             cost_usd=cost,
         )
+
+    @staticmethod
+    def _cost(reply: Reply, trace: _Trace) -> Decimal | None:
+        """Each answer at the price of where it came from."""
+        if trace.last is None:
+            return None
+        price = trace.last.channel.steps.price
+        if trace.longer_usage is None:
+            return price(reply)
+        longer = price(replace(reply, usage=trace.longer_usage))
+        return None if longer is None or trace.cost_of_cut is None else longer + trace.cost_of_cut
 
     def _count(self, outcome: Outcome) -> None:
         tally = self.tally
