@@ -229,9 +229,8 @@ def _stopped(job: Job, mill: Mill, stopped_by: RunError, left: int) -> int:
         _tell_hint(channel.put_aside or stopped_by, job, number)
         if channel.put_aside is None:
             break
-    _tell(
-        f"{left:,} rows are left; every recorded answer is saved. Once that is mended, the same command goes on"
-    )
+    when = "With a larger budget" if stopped_by.kind == "budget" else "Once that is mended,"
+    _tell(f"{left:,} rows are left; every recorded answer is saved. {when} the same command goes on")
     return exit_codes.STOPPED
 
 

@@ -12,8 +12,11 @@ from typing import Any
 from tqdm import tqdm
 
 from pipeline.accounts.plan import Options, Plan, Range, Variant, cost, make_plan, seconds_at_the_limits
+from pipeline.accounts.spent import spent_before
+from pipeline.edges.folder import RunFolder
 from pipeline.nouns.config import RunConfig
 from pipeline.nouns.money import money
+from pipeline.nouns.rows import Spending
 from pipeline.rules.prices import PriceBook
 
 from .arguments import read_retry_failed, read_settings, read_source
@@ -33,7 +36,13 @@ def show(
     with tqdm(unit="row", disable=is_json or not sys.stderr.isatty(), leave=False, dynamic_ncols=True) as bar:
         plan = make_plan(source, run_path, config, options, tell=_tell(is_json), looked_at=_advance(bar))
     prices = PriceBook(config.prices)
-    print(json.dumps(_as_json(plan, config, prices), indent=2) if is_json else as_text(plan, config, prices))
+    if is_json:
+        print(json.dumps(_as_json(plan, config, prices), indent=2))
+        return
+    spent = Spending(usd=Decimal(0))
+    if plan.is_resumed and config.has_budget:
+        spent = spent_before(RunFolder(run_path), prices, {})
+    print(as_text(plan, config, prices, spent))
 
 
 def _tell(is_json: bool) -> Callable[[str], None]:
@@ -51,13 +60,13 @@ def _advance(bar: tqdm[Any]) -> Callable[[int, int], None]:
 # ------------------------------------------------------------------------------- text
 
 
-def as_text(plan: Plan, config: RunConfig, prices: PriceBook) -> str:
-    """The plan for a terminal."""
+def as_text(plan: Plan, config: RunConfig, prices: PriceBook, spent: Spending) -> str:
+    """The plan for a terminal. spent: by the run so far."""
     lines = [_rows(plan), *_unreadable(plan), "", *_tokens(plan), ""]
     base = plan.variants[0]
-    lines.append(_cost_line(cost(plan, base, prices), config, prices))
-    lines += _time(plan, config)
-    lines.append(f"upload          about {_size(plan.upload_bytes * plan.scale)}")
+    lines.append(_cost_line(plan, cost(plan, base, prices), config, prices))
+    lines += [*_budgets(plan, config, prices, spent), *_time(plan, config)]
+    lines.append(f"upload          about {_size(plan.upload_bytes * plan.tokens_scale)}")
     others = _others(plan, prices)
     if len(others) > 1:
         lines += ["", *as_lines(others)]
@@ -86,7 +95,7 @@ def _unreadable(plan: Plan) -> list[str]:
 def _tokens(plan: Plan) -> list[str]:
     base = plan.variants[0]
     prompt, answers = plan.prompt(), plan.answers
-    pictures = base.picture_tokens * plan.scale * plan.known.ratio
+    pictures = base.picture_tokens * plan.tokens_scale * plan.known.ratio
     each = max(1, plan.to_ask)
     return as_lines(
         [
@@ -103,14 +112,32 @@ def _figures(tokens: Range) -> tuple[str, str, str]:
     return f"{tokens.low:,.0f}", f"{tokens.likely:,.0f}", f"{tokens.high:,.0f}"
 
 
-def _cost_line(found: tuple[Decimal, Decimal, Decimal] | None, config: RunConfig, prices: PriceBook) -> str:
+def _cost_line(
+    plan: Plan, found: tuple[Decimal, Decimal, Decimal] | None, config: RunConfig, prices: PriceBook
+) -> str:
+    if not plan.is_known:
+        return "cost            not known: no picture could be looked at"
     if found is None:
         return f"cost            no price is known for {config.model}; give one in [prices]"
     low, likely, high = (money(amount, prices.currency) for amount in found)
-    text = f"cost            {low} low, {likely} likely, {high} high"
-    if config.budget_usd is not None and found[1] > config.budget_usd:
-        text += f"; --budget-usd {money(config.budget_usd, prices.currency)} would stop it before"
-    return text
+    return f"cost            {low} low, {likely} likely, {high} high"
+
+
+def _budgets(plan: Plan, config: RunConfig, prices: PriceBook, spent: Spending) -> list[str]:
+    """Which budget would stop the run before its end, going by what is likely."""
+    found = cost(plan, plan.variants[0], prices)
+    tokens = plan.prompt().likely + plan.answers.likely
+    usd = money(spent.usd or Decimal(0), prices.currency)
+    bounds = (
+        ("--budget-usd", config.budget_usd, (spent.usd or 0) + found[1] if found else None, usd),
+        ("--budget-tokens", config.budget_tokens, spent.tokens + tokens, f"{spent.tokens:,}"),
+        ("--budget-requests", config.budget_requests, spent.requests + plan.to_ask, f"{spent.requests:,}"),
+    )
+    return [
+        f"budget          {name} {bound:,} would stop it before its end; {so_far} are spent so far"
+        for name, bound, then, so_far in bounds
+        if bound is not None and then is not None and then > bound
+    ]
 
 
 def _time(plan: Plan, config: RunConfig) -> list[str]:
@@ -195,13 +222,13 @@ def _as_json(plan: Plan, config: RunConfig, prices: PriceBook) -> dict[str, Any]
         "pictures": round(plan.pictures * plan.scale),
         "unreadable": plan.unreadable,
         "by_url": plan.remote,
-        "text_tokens": round(plan.text_tokens * plan.scale * plan.known.ratio),
+        "text_tokens": round(plan.text_tokens * plan.tokens_scale * plan.known.ratio),
         "prompt_tokens": _range(plan.prompt()),
         "completion_tokens": _range(plan.answers),
         "currency": prices.currency,
         "cost": _amounts(cost(plan, plan.variants[0], prices)),
         "seconds_at_the_limits": seconds_at_the_limits(plan, config),
-        "upload_bytes": round(plan.upload_bytes * plan.scale),
+        "upload_bytes": round(plan.upload_bytes * plan.tokens_scale),
         "calibrated_by_answers": plan.known.answers,
         "variants": [_variant(plan, variant, prices) for variant in plan.variants],
         "notes": plan.notes,
@@ -211,7 +238,7 @@ def _as_json(plan: Plan, config: RunConfig, prices: PriceBook) -> dict[str, Any]
 def _variant(plan: Plan, variant: Variant, prices: PriceBook) -> dict[str, Any]:
     return {
         "name": variant.name,
-        "picture_tokens": round(variant.picture_tokens * plan.scale * plan.known.ratio),
+        "picture_tokens": round(variant.picture_tokens * plan.tokens_scale * plan.known.ratio),
         "prompt_tokens": round(plan.prompt(variant).likely),
         "cost": _amounts(cost(plan, variant, prices)),
     }

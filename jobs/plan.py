@@ -10,8 +10,12 @@ rows (they count as answered) and corrects the rest by what they reported.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import replace
+
+from pipeline.accounts.plan import FEWEST_ANSWERS
+from pipeline.nouns.errors import UsageError
 
 from . import caption, exit_codes, forecast
 from .arguments import Parser, add_resume_flags, add_settings, add_source, positive
@@ -20,8 +24,14 @@ from .arguments import Parser, add_resume_flags, add_settings, add_source, posit
 def main(argv: list[str]) -> int:
     """Print a plan. Raises UsageError for what a start would refuse too."""
     arguments = _parser().parse(argv)
-    if arguments.calibrate:
-        code = caption.run(replace(caption.job_of(arguments), most_rows=arguments.calibrate))
+    if arguments.calibrate is not None:
+        if arguments.calibrate < FEWEST_ANSWERS:
+            raise UsageError(
+                f"--calibrate {arguments.calibrate}: fewer than {FEWEST_ANSWERS} answers say too little"
+            )
+        job = replace(caption.job_of(arguments), most_rows=arguments.calibrate)
+        with contextlib.redirect_stdout(sys.stderr):  # what is printed here is the plan
+            code = caption.run(job)
         if code not in (exit_codes.ANSWERED, exit_codes.SOME_FAILED):
             return code
     forecast.show(

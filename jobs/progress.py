@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from decimal import Decimal
 from typing import Any
 
 from tqdm import tqdm
@@ -71,13 +72,24 @@ def _facts(mill: Mill) -> str:
 
 
 def money_facts(mill: Mill, places: int = 4) -> list[str]:
-    """Money spent by this start, what the rest may cost, and what is left of the budget; as far as they are known."""
-    spent, rest = mill.tally.cost_usd, mill.cost_of_the_rest
+    """Money spent by this start's answers, what the rest may cost, and of the budget: what is left, and what all
+    starts have spent where that is more (attempts without an answer too)."""
+    spent, rest, budget = mill.tally.cost_usd, mill.cost_of_the_rest, mill.budget
     facts = [] if spent is None else [f"{money(spent, mill.currency, places)} spent"]
     if rest:
         facts.append(f"~{money(rest, mill.currency)} to come")
-    if mill.budget is not None and (left := mill.budget.usd_left) is not None:
-        facts.append(f"{money(left, mill.currency)} of the budget left")
+    if budget is None:
+        return facts
+    in_all = budget.spent.usd or Decimal(0)
+    of_all = f" ({money(in_all, mill.currency, places)} spent in all)" if in_all > (spent or 0) else ""
+    if budget.usd_left is not None:
+        facts.append(f"{money(budget.usd_left, mill.currency)} of the budget left{of_all}")
+    if budget.tokens is not None:
+        facts.append(
+            f"{budget.tokens - budget.spent.tokens - budget.held_back.tokens:,} tokens of the budget left"
+        )
+    if budget.requests is not None:
+        facts.append(f"{budget.requests - budget.spent.requests:,} requests of the budget left")
     return facts
 
 

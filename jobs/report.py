@@ -78,7 +78,10 @@ def main(argv: list[str]) -> int:
         raise UsageError("--config goes with --reprice: the rows have their prices already")
     prices = PriceBook(read_prices(arguments.config)) if arguments.reprice else None
     folders = [RunFolder(path) for path in arguments.run]
-    report = read_report(folders, [name.strip() for name in arguments.by.split(",")], prices)
+    if len({path.resolve() for path in arguments.run}) < len(folders):
+        raise UsageError("a run folder is named twice; it would be counted twice")
+    by = list(dict.fromkeys(name.strip() for name in arguments.by.split(",")))
+    report = read_report(folders, by, prices)
     if arguments.csv:
         _print_csv(report)
     elif arguments.json:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lying_server import LyingServer, http
 from scripted_chat import ScriptedChat, channel, completion, error, good
-from test_report import answer, write
+from test_report import answer, failed, write
 from test_runner import Bench
 from test_walks import MODEL, results, stats, wait_for_answers
 
@@ -208,7 +208,7 @@ def test_what_was_spent_is_what_the_rows_say(tmp_path):
     unknown = write(tmp_path / "unknown", [replace(answer(0, model="mystery"), cost_usd=None)])
     assert spent(unknown).usd is None
     assert spent(unknown, **{"e/v1": Price(input=1, output=1)}).usd == Decimal(828) / 10**6
-    refused = write(tmp_path / "refused", [], {"bad_key": Spending(3)})
+    refused = write(tmp_path / "refused", [failed(1)], {"bad_key": Spending(3)})
     assert spent(refused) == Spending(3, 0, Decimal(0))
 
 

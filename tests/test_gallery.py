@@ -240,6 +240,7 @@ def test_a_row_that_is_answered_meanwhile_is_not_lost(pictures, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_ten_thousand_rows_stay_usable(pictures, page):
     """Sorted by cost into fifty pages, in bounded memory; the first opens and searches."""
     folder = run_of(pictures, [answered(n) for n in range(10_000)])

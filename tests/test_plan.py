@@ -102,14 +102,43 @@ def test_a_header_is_enough(tmp_path):
 
 
 def test_a_sample_stands_for_all(tmp_path):
-    """Every tenth picture is read, and the figures are for all of them."""
+    """So many pictures are read, evenly spread, and the figures are for all of them."""
     draw_pictures(tmp_path / "p", 100)
+    for number in range(0, 100, 2):
+        Image.new("RGB", (1024, 1024)).save(tmp_path / f"p/{number}.png")
     config = RunConfig(model="gpt-4o")
     whole = make_plan(tmp_path / "p", tmp_path / "run", config)
-    part = make_plan(tmp_path / "p", tmp_path / "run", config, Options(sample=10))
-    assert (whole.looked_at, part.looked_at) == (100, 10)
-    assert part.to_ask == 100
-    assert part.prompt().likely == whole.prompt().likely
+    for sample in (10, 51, 99):
+        part = make_plan(tmp_path / "p", tmp_path / "run", config, Options(sample=sample))
+        assert (whole.looked_at, part.looked_at, part.to_ask) == (100, sample, 100)
+        if sample > 50:
+            assert part.prompt().likely == pytest.approx(whole.prompt().likely, rel=0.05)
+
+
+def test_pictures_by_url_are_not_for_nothing(tmp_path):
+    """Counted as the average of the others; where there are no others, nobody knows what they cost."""
+    draw_pictures(tmp_path / "p", 2)
+    lines = ["image", "https://example.com/a.jpg", "https://example.com/b.jpg"]
+    config = RunConfig(model="gpt-4o", allow_remote=True, tpm=1000)
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    alone = make_plan(tmp_path / "m.csv", tmp_path / "run", config)
+    assert (alone.to_ask, cost(alone, alone.variants[0], PriceBook())) == (2, None)
+    assert seconds_at_the_limits(alone, config) == {}
+    (tmp_path / "m.csv").write_text("\n".join([*lines, "p/0.png", "p/1.png"]))
+    mixed = make_plan(tmp_path / "m.csv", tmp_path / "run", config)
+    assert mixed.prompt().likely == 4 * (255 + 11)
+
+
+def test_one_endpoint_with_a_model_of_its_own(tmp_path):
+    """Its model counts, at its price; a compared model has its own price, wherever it is asked."""
+    draw_pictures(tmp_path / "p", 4)
+    entry = {"base_url": "http://x.test", "model": "gpt-4o-mini", "price": {"input": 1, "output": 1}}
+    config = RunConfig(model="somebody", endpoint=[entry], max_tokens=100)
+    plan = make_plan(tmp_path / "p", tmp_path / "run", config, Options(compare=("gpt-4o",)))
+    assert plan.prompt().likely == 4 * (2833 + 5667 + 11)
+    assert cost(plan, plan.variants[0], PriceBook())[1] == Decimal(4 * (8511 + 100)) / 10**6
+    compared = plan.variants[-1]
+    assert cost(plan, compared, PriceBook())[1] == (4 * 266 * Decimal("2.5") + 4 * 100 * 10) / 10**6
 
 
 def test_rows_that_a_start_would_not_ask_are_left_out(tmp_path):
@@ -179,7 +208,7 @@ def test_a_plan_then_the_run(tmp_path):
         assert planned.returncode == 0, planned.stderr
         assert stats(url)["answers"] == 10
         assert captionmill("caption", *arguments, base_url=url, cwd=tmp_path).returncode == 0
-    plan = json.loads(planned.stdout[planned.stdout.index("{\n") :])
+    plan = json.loads(planned.stdout)
     assert (plan["answered_before"], plan["to_ask"], plan["calibrated_by_answers"]) == (10, 30, 10)
     rest = results(tmp_path / "run").iloc[10:]
     assert plan["prompt_tokens"]["likely"] == pytest.approx(rest.prompt_tokens.sum(), rel=0.02)
@@ -199,6 +228,7 @@ def test_a_plan_refuses_what_a_start_refuses(tmp_path):
         (("nowhere", *MODEL), "no such file"),
         (("p",), "--model is needed"),
         (("p", *MODEL, "--sample", "0"), "--sample"),
+        (("p", *MODEL, "--calibrate", "3"), "fewer than 5 answers say too little"),
     ):
         done = captionmill("plan", *arguments, cwd=tmp_path)
         assert (done.returncode, says in done.stderr) == (2, True), done.stderr

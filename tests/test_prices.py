@@ -88,6 +88,7 @@ def test_a_pattern_is_for_all_it_fits():
     own = book(**{"qwen*": {"input": 1, "output": 1}, "qwen-vl-max": {"input": 2, "output": 2}})
     assert own.cost(("qwen-vl-plus",), Usage(1_000_000, 0)) == 1
     assert own.cost(("qwen-vl-max",), Usage(1_000_000, 0)) == 2
+    assert own.cost(("router/qwen-vl-plus",), Usage(1_000_000, 0)) == 1
 
 
 def test_a_relays_ratio_is_of_the_list_price():

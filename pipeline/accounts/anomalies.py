@@ -59,7 +59,8 @@ class _Model:
 
 @dataclass(slots=True)
 class Anomalies:
-    """formula_tokens, reported_tokens: prompts by our formula and as reported, where both are known."""
+    """formula_tokens, reported_tokens: prompts by our formula and as reported, where both are known: of rows with
+    one picture."""
 
     dropped: int = 0
     inflated: int = 0
@@ -79,13 +80,14 @@ class Anomalies:
 
     def _add(self, table: pa.Table, model: str, settings: dict[str, Any]) -> None:
         reported, count = _numbers(table["prompt_tokens"]), _numbers(table["image_count"])
-        pictures = self._pictures(table, model, settings) * count
+        pictures = self._pictures(table, model, settings)
         text = _text_tokens(table["prompt"]) + _text_tokens(
             pa.chunked_array([[settings.get("system") or ""]])
         )
-        known = np.isfinite(reported) & np.isfinite(pictures)
-        reported, count, pictures, text = (column[known] for column in (reported, count, pictures, text))
-        weight = _numbers(table["sent_bytes"])[known] * count * 4 / 3
+        # of several pictures only the first one's size is known
+        known = np.isfinite(reported) & np.isfinite(pictures) & (count == 1)
+        reported, pictures, text = (column[known] for column in (reported, pictures, text))
+        weight = _numbers(table["sent_bytes"])[known] * 4 / 3
         formula = pictures + text
         self.formula_tokens += int(formula.sum())
         self.reported_tokens += int(reported.sum())
@@ -94,7 +96,7 @@ class Anomalies:
         is_inflated = (reported >= rules.INFLATED * formula) & (reported >= weight / rules.CHARACTERS_A_TOKEN)
         self.dropped += int(is_dropped.sum())
         self.inflated += int((is_inflated & ~is_dropped).sum())
-        one = (count == 1) & ~is_dropped
+        one = ~is_dropped
         if not isinstance(vision_model(model).family, Flat):
             self._models.setdefault(model, _Model()).add(pictures[one], (reported - text)[one])
 

@@ -28,7 +28,7 @@ from ..edges import parts
 from ..edges.folder import RunFolder, utc_now
 from ..edges.journal import Journal
 from ..nouns.config import IMAGE_DEFAULTS
-from ..nouns.errors import RowError, UsageError
+from ..nouns.errors import RowError, UsageError, disk_error
 from ..nouns.money import DOLLARS
 from ..pictures.decode import Frame
 from ..pictures.thumbnail import thumbnail
@@ -222,7 +222,10 @@ class _Thumbnails:
         source = Path(run["source"])
         self._base = source if source.is_dir() else source.parent
         self._folder = folder.gallery / "thumbnails"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(self._folder, "made", error) from error
 
     def of(self, row: dict[str, Any]) -> list[str]:
         """Their names relative to the gallery, of the row's first pictures; those that cannot be read are left out."""
@@ -246,6 +249,8 @@ class _Thumbnails:
                 temporary.replace(target)
         except RowError:
             return None
+        except OSError as error:
+            raise disk_error(target, "written", error) from error
         return f"thumbnails/{name}"
 
 

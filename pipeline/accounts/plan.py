@@ -31,7 +31,7 @@ from ..vision.sizes import picture_bounds
 from .report import read_report
 
 _ROWS_A_BATCH = 256
-_FEWEST_ANSWERS = 5  # before they say more than a guess
+FEWEST_ANSWERS = 5  # before they say more than a guess
 _LIKELY_ANSWER_TOKENS = 100  # a caption of two sentences, where nobody has answered yet
 _SHORT_ANSWER_TOKENS = 20
 _UNCALIBRATED = 1.25  # by how much formulas may be off, as for a budget (tokens.py)
@@ -112,14 +112,24 @@ class Plan:
 
     @property
     def to_ask(self) -> int:
-        return round(self.readable * self.scale)
+        return round((self.readable + self.remote) * self.scale)
+
+    @property
+    def tokens_scale(self) -> float:
+        """Rows with pictures by URL count as the average of the others."""
+        return self.to_ask / self.readable if self.readable else 0.0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any picture could be looked at; without, nobody knows what they come to."""
+        return self.readable > 0 or not self.remote
 
     def prompt(self, variant: Variant | None = None) -> Range:
         """Tokens of all prompts, pictures included."""
         pictures = (variant or self.variants[0]).picture_tokens
-        formula = (self.text_tokens + pictures) * self.scale
+        formula = (self.text_tokens + pictures) * self.tokens_scale
         likely = formula * self.known.ratio
-        if self.known.answers >= _FEWEST_ANSWERS:
+        if self.known.answers >= FEWEST_ANSWERS:
             return Range(likely, likely, likely * 1.05)
         return Range(likely, likely, formula * _UNCALIBRATED + _TEMPLATE_TOKENS * self.to_ask)
 
@@ -155,14 +165,16 @@ def make_plan(
     looked_at: told how many rows of how many. Raises UsageError for what a start would refuse too.
     """
     options = options or Options()
+    config = _as_asked(config)
     manifest = Manifest(source, config.prompt, config.limit, config.allow_outside, config.allow_remote)
     tell(f"reading {source}")
     survey = manifest.survey()
     folder = RunFolder(run_path)
-    plan = Plan(survey, known(folder, config), variants(config, options.compare), rows=survey.total)
+    plan = Plan(survey, known(None, config), variants(config, options.compare), rows=survey.total)
     _read_state(plan, folder, None if options.is_moved else source, config)
     left = _Left(manifest, folder if plan.is_resumed else None, options.retry_failed)
     if plan.is_resumed:
+        plan.known = known(folder, config)
         plan.left = sum(len(batch) for batch in left.rows())
         plan.finished, plan.failed_before = left.finished, left.failed
     counter = _Counter(plan, config)
@@ -173,21 +185,28 @@ def make_plan(
     return plan
 
 
-def known(folder: RunFolder, config: RunConfig) -> Known:
-    """What this run's answers have shown so far."""
-    high = config.most_answer_tokens
-    likely = min(_LIKELY_ANSWER_TOKENS * (config.n or 1), high)
-    if folder.journal.exists() and folder.run_json.exists():
+def _as_asked(config: RunConfig) -> RunConfig:
+    """With the model's name at the endpoint, where there is one for all."""
+    models = {entry.model for entry in config.endpoints()}
+    return config.model_copy(update={"model": models.pop()}) if len(models) == 1 else config
+
+
+def known(folder: RunFolder | None, config: RunConfig) -> Known:
+    """What this run's answers have shown so far; guesses where folder is None or too few have come."""
+    count = config.n or 1
+    high = config.most_answer_tokens + (config.retry_length or 0) * count
+    likely = min(_LIKELY_ANSWER_TOKENS * count, config.most_answer_tokens)
+    if folder is not None:
         report = read_report([folder])
         spread, usage = report.spreads["completion_tokens"], report.anomalies
-        if spread.count >= _FEWEST_ANSWERS and usage.formula_tokens:
+        if spread.count >= FEWEST_ANSWERS and usage.formula_tokens:
             return Known(
                 answers=spread.count,
                 ratio=usage.reported_tokens / usage.formula_tokens,
-                answer=Range(spread.percentile(5), spread.mean, high),
+                answer=Range(spread.percentile(5), min(spread.mean, high), high),
                 latency_seconds=report.spreads["latency_s"].mean,
             )
-    return Known(0, 1.0, Range(min(_SHORT_ANSWER_TOKENS, likely), likely, high), None)
+    return Known(0, 1.0, Range(min(_SHORT_ANSWER_TOKENS * count, likely), likely, high), None)
 
 
 def variants(config: RunConfig, compare: Sequence[str]) -> list[Variant]:
@@ -203,7 +222,11 @@ def variants(config: RunConfig, compare: Sequence[str]) -> list[Variant]:
         for side in (1024, 768, 512)
         if config.max_side is None or side < config.max_side
     ]
-    ways += [Variant(name, config.model_copy(update={"model": name}), is_asked_for=True) for name in compare]
+    # another model at its list price or the user's, wherever it is asked
+    ways += [
+        Variant(name, config.model_copy(update={"model": name, "endpoint": ()}), is_asked_for=True)
+        for name in compare
+    ]
     return ways
 
 
@@ -219,7 +242,7 @@ def cost(plan: Plan, variant: Variant, prices: PriceBook) -> tuple[Decimal, Deci
     asks = variant.config.model
     found = [prices.rates((entry.model if len(entries) > 1 else asks,), entry.price) for entry in entries]
     rates = [r for r in found if r is not None]
-    if not rates or len(rates) < len(found):
+    if not rates or len(rates) < len(found) or not plan.is_known:
         return None
     prompt, answers, rows = plan.prompt(variant), plan.answers, plan.to_ask
     likely = [r.of_many(prompt.likely, answers.likely, rows) for r in rates]
@@ -234,7 +257,7 @@ def seconds_at_the_limits(plan: Plan, config: RunConfig) -> dict[str, float]:
     """How long each limit that was given holds the run up; the longest is how long it takes. Empty without limits."""
     entries, bounds = config.endpoints(), {}
     answer = plan.answers.high if config.charge == "reserved" else plan.answers.likely
-    if all(entry.tpm for entry in entries):
+    if plan.is_known and all(entry.tpm for entry in entries):
         tpm = sum(entry.tpm or 0 for entry in entries)
         bounds[f"--tpm {tpm:,}"] = 60 * (plan.prompt().likely + answer) / tpm
     if all(entry.rpm for entry in entries):
@@ -307,14 +330,17 @@ class _Left:
 
 def _look(left: _Left, count: int, config: RunConfig, sample: int | None) -> Iterator[Looked]:
     """The rows that are left, or an even sample of them, with the headers of their pictures."""
-    every = max(1, count // sample) if sample else 1
+    wanted = min(sample or count, count)
     at = 0
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="measure") as threads:
         under_way: deque[Future[Looked]] = deque()
         for batch in left.rows():
-            first = -at % every
+            # evenly spread, and exactly so many
+            chosen = [
+                row for n, row in enumerate(batch, at) if (n + 1) * wanted // count > n * wanted // count
+            ]
             at += len(batch)
-            under_way.append(threads.submit(_measure_rows, batch[first::every], config))
+            under_way.append(threads.submit(_measure_rows, chosen, config))
             if len(under_way) > 2 * (os.cpu_count() or 1):
                 yield under_way.popleft().result()
         while under_way:
@@ -396,6 +422,15 @@ def _tokens_of(config: RunConfig) -> Callable[[int, int, int, bool, bool, int], 
 
 def _add_notes(plan: Plan, config: RunConfig) -> None:
     """What somebody should know before it costs money."""
+    models = sorted({entry.model or config.model for entry in config.endpoints()})
+    if len(models) > 1:
+        plan.notes.append(
+            f"the endpoints ask {' and '.join(models)}; tokens are counted as {config.model} counts them (--compare)"
+        )
+    if config.retry_length is not None:
+        plan.notes.append(
+            "--retry-length asks for some answers twice; their prompts are then billed twice too"
+        )
     for column, count in plan.survey.empty_columns.items():
         plan.notes.append(f"{count:,} rows have nothing in {{{column}}}, for which the prompt asks")
     if vision_model(config.model, config.image_rules) is UNKNOWN and not plan.known.answers:
@@ -409,16 +444,17 @@ def _add_notes(plan: Plan, config: RunConfig) -> None:
     if plan.above_bytes:
         provider = vision_model(config.model).provider
         plan.notes.append(
-            f"{plan.above_bytes:,} rows have a picture above the {BOUNDS[provider].base64_bytes:,} bytes of base64 that"
+            f"{round(plan.above_bytes * plan.scale):,} rows have a picture above the {BOUNDS[provider].base64_bytes:,} bytes of base64 that"
             f" {provider} takes; --image-rules auto shrinks them"
         )
     if plan.above_limit:
         plan.notes.append(
-            f"{plan.above_limit:,} rows need more than --tpm allows in a whole minute; they would fail"
+            f"{round(plan.above_limit * plan.scale):,} rows need more than --tpm allows in a whole minute; they would fail"
         )
     if plan.remote:
         plan.notes.append(
-            f"{plan.remote:,} rows have pictures by URL, which are not looked at: tokens and money are without them"
+            f"{round(plan.remote * plan.scale):,} rows have pictures by URL, which are not looked at: they are taken for the"
+            " average of the others"
         )
     if plan.failed_before:
         plan.notes.append(

@@ -112,12 +112,16 @@ class Minute:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A row by where it stands: in a part, or (None) by its number among those that wait in the journal."""
+    """A row by where it stands: in a part, or (None) by its number among those that wait in the journal.
+
+    record: of the latter, since it may be in a part the next moment.
+    """
 
     weight: float
     folder: RunFolder
     part: Path | None
     number: int
+    record: str | None = None
 
 
 @dataclass(slots=True)
@@ -281,8 +285,19 @@ class _Reader:
         self._numbers: Counter[Path | None] = Counter()
         for part, table in dataset.answered(folder, journal, self._columns):
             self._add_answers(table, settings, folder, part)
+        self._keep_waiting_rows(folder, journal)
         for table in dataset.failed(journal, [*self._columns, "id", "error_message"]):
             self._add_failures(table)
+
+    def _keep_waiting_rows(self, folder: RunFolder, journal: Journal) -> None:
+        """The dearest rows that are in no part yet, as they are now."""
+        if not any(p.folder is folder and p.part is None for p in self.report.dearest):
+            return
+        _, waiting = journal.snapshot()
+        self.report.dearest = [
+            replace(p, record=waiting[p.number]) if p.folder is folder and p.part is None else p
+            for p in self.report.dearest
+        ]
 
     def _add_unanswered(self, journal: Journal, is_running: bool) -> None:
         for kind, spending in journal.unanswered().items():
@@ -420,21 +435,16 @@ def _repriced(table: pa.Table, prices: PriceBook) -> pa.Table:
 
 
 def read_rows(places: Sequence[Place], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows at these places, in their order; one that has moved from the journal into a part meanwhile is left out."""
+    """The rows at these places, in their order."""
     found = []
     for place in places:
-        journal = Journal(place.folder.journal)
-        try:
-            if place.part is not None:
-                tables: Any = (pa.Table.from_batches([b]) for b in parts.read_batches([place.part], columns))
-            else:
-                tables = (t for part, t in dataset.answered(place.folder, journal, columns) if part is None)
-            at = place.number
-            for table in tables:
-                if at < table.num_rows:
-                    found.append(table.slice(at, 1).to_pylist()[0])
-                    break
-                at -= table.num_rows
-        finally:
-            journal.close()
+        if place.part is None:
+            found += parts.to_table([place.record] if place.record else [], columns).to_pylist()
+            continue
+        at = place.number
+        for batch in parts.read_batches([place.part], columns):
+            if at < batch.num_rows:
+                found += batch.slice(at, 1).to_pylist()
+                break
+            at -= batch.num_rows
     return found

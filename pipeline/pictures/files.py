@@ -49,6 +49,13 @@ def read_ends(path: str, first_bytes: int) -> tuple[bytes, int]:
     return data, info.st_size
 
 
+def read_tail(path: str, last_bytes: int) -> bytes:
+    """The last bytes of a file that is longer than that. Raises RowError as `read_file` does."""
+    with _opened(path) as (file, _):
+        file.seek(-last_bytes, os.SEEK_END)
+        return file.read(last_bytes) or b""
+
+
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[tuple[io.FileIO, os.stat_result]]:
     try:

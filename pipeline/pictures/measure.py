@@ -17,10 +17,11 @@ from .decode import (
     opened,
     orientation_of,
 )
-from .files import read_ends, read_file
+from .files import read_ends, read_file, read_tail
 
 _FIRST_BYTES = (16_384, 262_144)  # a camera's preview may stand before the size
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
+_LAST_BYTES = 65_536
 _ENDS = {"jpeg": b"\xff\xd9", "png": b"\x60\x82"}
 _BYTES_A_PIXEL = 0.2  # of a photo as JPEG of quality 85, about
 
@@ -72,8 +73,8 @@ def measure(path: str, frame: Frame) -> Measured:
                     f"{path}: {header.width} x {header.height} pixels; shrink it first",
                     kind="image_too_large",
                 )
-            if not data.endswith(_ENDS[header.format]):  # cut, or something hangs on: only decoding tells
-                _check_whole(path, frame)
+            if not (data.endswith(_ENDS[header.format]) or _ends_before_its_end(path, size)):
+                _check_whole(path, frame)  # cut, perhaps: only decoding tells
             # of a PNG only its whole would tell
             is_plain = header.is_plain if is_jpeg or size <= first_bytes else True
             return Measured(header.width, header.height, header.orientation, is_jpeg, is_plain, size)
@@ -81,6 +82,11 @@ def measure(path: str, frame: Frame) -> Measured:
             break
     with opened(path, read_file(path), frame) as image:
         return Measured(*image.size, orientation_of(image), image.format in JPEG_FORMATS, False, size)
+
+
+def _ends_before_its_end(path: str, size: int) -> bool:
+    """Phones hang things on behind a JPEG's end mark. In a small file the mark may be that of a preview."""
+    return size > 4 * _LAST_BYTES and _ENDS["jpeg"] in read_tail(path, _LAST_BYTES)
 
 
 def _check_whole(path: str, frame: Frame) -> None:

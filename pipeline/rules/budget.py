@@ -80,9 +80,13 @@ class Budget:
         )
         name, bound, spent, _, one = next(f for f in figures if f[1] is not None and f[3] > f[1])
         assert bound is not None  # noqa: S101  the line above
+        left = (
+            f"{self._show(bound - spent)} are left, and the next request may take up to {self._show(one)}"
+            if spent <= bound
+            else f"which is {self._show(spent - bound)} more"
+        )
         return RunError(
-            f"the budget is reached: {self._show(spent)} of {name} {self._show(bound)} are spent,"
-            f" {self._show(bound - spent)} are left, and the next request may take up to {self._show(one)}",
+            f"the budget is reached: {self._show(spent)} of {name} {self._show(bound)} are spent, {left}",
             kind="budget",
         )
 

@@ -151,7 +151,11 @@ class PriceBook:
         """By its name, by its name without a router's prefix, then by the first pattern that fits."""
         own = self._table.models
         bare = model.rpartition("/")[2]
-        patterns = (p for name, p in own.items() if "*" in name and fnmatchcase(model, name))
+        patterns = (
+            price
+            for name, price in own.items()
+            if "*" in name and (fnmatchcase(model, name) or fnmatchcase(bare, name))
+        )
         return own.get(model) or own.get(bare) or next(patterns, None)
 
     def _list_price(self, model: str) -> Rates | None:

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 _GROWTH = 1.02
-_LEAST = 1e-6  # smaller ones count as it; zero has a bin of its own
-_BINS = 2000  # up to about 1e11
+_LEAST = 1e-9  # smaller ones count as it; zero has a bin of its own
+_BINS = 2350  # up to about 1e11
 
 
 class Spread:
