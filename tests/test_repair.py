@@ -239,6 +239,19 @@ def test_an_older_part_is_refused_by_name(run, capsys):
         assert f"captionmill repair {run}" in said
 
 
+def test_what_is_lost_stays_spent(run):
+    """Answers of a part that is gone were paid for: the account counts them at the average of the others."""
+    lose_part(run)
+    assert run_job("repair", [str(run)]) == 0
+    journal = Journal(run / "journal.sqlite")
+    lost = journal.unanswered()["lost"]
+    journal.close()
+    table = results(run)
+    assert lost.requests == ROWS_A_PART
+    assert lost.tokens == pytest.approx(table.total_tokens.mean() * ROWS_A_PART, rel=0.01)
+    assert float(lost.usd) == pytest.approx(float(table.cost_usd.mean()) * ROWS_A_PART, rel=0.01)
+
+
 def test_nothing_is_deleted(run, capsys):
     """What does not fit is moved aside, twice if need be; and a folder that is no run is left alone."""
     cut(run)

@@ -12,12 +12,16 @@ import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
+from ..accounts.spent import spent_before
 from ..edges import parts
 from ..edges.folder import RunFolder
 from ..edges.journal import Entry, Journal, salvage
 from ..nouns.errors import RunError, UsageError
+from ..nouns.rows import Spending
+from ..rules.prices import PriceBook
 from .checkup import NO_DAMAGE_KINDS, check, damage, open_whole
 
 
@@ -56,9 +60,18 @@ def _mend(folder: RunFolder, tell: Callable[[str], None]) -> Repaired:
         _take_in_parts(folder, journal, tell)
         lost = len(forgotten) - len(journal.finished(forgotten))
         kept = journal.counts()[0]
+        _account_for(lost, folder, journal)
     finally:
         journal.close()
     return Repaired(kept, lost, settings_lost=_mend_run(folder, kept, tell))
+
+
+def _account_for(lost: int, folder: RunFolder, journal: Journal) -> None:
+    """Answers that are lost were paid for: a budget counts them at the average of what is there."""
+    spent = spent_before(folder, PriceBook(), {})
+    if lost and spent.requests:
+        usd = None if spent.usd is None else (spent.usd * lost / spent.requests).quantize(Decimal("1e-9"))
+        journal.commit([], {"lost": Spending(lost, spent.tokens * lost // spent.requests, usd)})
 
 
 def _set_aside(folder: RunFolder, path: Path, tell: Callable[[str], None]) -> None:
