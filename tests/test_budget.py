@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import random
@@ -11,6 +12,7 @@ from decimal import Decimal
 
 import pandas as pd
 import pytest
+import virtual_time
 from commands import captionmill, draw_pictures, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -79,6 +81,44 @@ def test_no_budget_is_passed(seed, concurrency, tokens):
         is_stopped = bench.runner.stopped_by is not None
         assert is_stopped == (len(bench.outcomes) < 60)
         assert not is_stopped or bench.runner.stopped_by.kind == "budget"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    cents=st.integers(0, 3000),
+    stop_after_seconds=st.floats(0, 30),
+    is_impatient=st.booleans(),
+)
+def test_nor_with_two_endpoints_and_a_stop(seed, cents, stop_after_seconds, is_impatient):
+    """One twice as dear as the other, stopped at any moment, once or twice: what both billed stays within, and nothing is held back for ever."""
+    chats, limits = (Spender(seed), Spender(seed + 1)), LimitSettings(concurrency=5)
+    budget = Budget(Decimal(cents) / 100, None, None, Spending(usd=Decimal(0)))
+
+    def endpoint(number: int):
+        per_token = Decimal(number + 1) / 1000
+        return channel(
+            chats[number], limits, name=f"e{number}",
+            most=lambda e: Spending(1, e.prompt + e.longest_answer, (e.prompt + e.longest_answer) * per_token),
+            price=lambda reply: reply.usage.total_tokens * per_token,
+        )  # fmt: skip
+
+    bench = Bench([endpoint(0), endpoint(1)], 60, budget=budget)
+
+    async def go():
+        loop = asyncio.get_running_loop()
+        loop.call_later(stop_after_seconds, bench.runner.stop)
+        if is_impatient:
+            loop.call_later(stop_after_seconds + 0.3, bench.runner.stop_at_once)
+        with contextlib.suppress(asyncio.CancelledError):
+            await bench.go()
+
+    virtual_time.run(go())
+    billed = sum(chat.tokens * Decimal(number + 1) / 1000 for number, chat in enumerate(chats))
+    assert billed <= budget.usd
+    assert budget.spent.usd >= billed
+    assert budget.held_back == Spending(usd=Decimal(0))
+    assert not budget.has_requests_out
 
 
 @settings(max_examples=30, deadline=None)
