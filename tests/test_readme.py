@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pandas as pd
-from commands import ROOT, draw_pictures, environment
+from commands import ROOT, captionmill, draw_pictures, environment
 
 from pipeline.edges.parts import SCHEMA
 from pipeline.endpoint.server import EndpointSettings, serving
@@ -43,6 +43,13 @@ def test_the_examples_run(tmp_path):
     assert len(pd.read_parquet(tmp_path / "photos-captions/results")) == 12
     labels = pd.read_parquet(tmp_path / "labels/results").set_index("id")
     assert labels.loc["phone", "prompt"] == "Describe this phone picture."
+
+
+def test_the_plan_is_a_real_one(tmp_path):
+    """What the README shows is what the command prints."""
+    line = re.search(r"^captionmill (plan sample_data.*)$", README, re.M)
+    done = captionmill(*line[1].split(), "-o", tmp_path / "run")
+    assert done.stdout.strip() in README
 
 
 def test_the_settings_files_are_valid():
