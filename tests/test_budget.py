@@ -160,6 +160,22 @@ def test_a_cut_answer_is_kept_where_the_longer_one_is_too_much():
     assert bench.tally.attempts == 1
 
 
+def test_what_is_given_up_is_accounted_for():
+    """A second signal leaves requests alone that may be answered and billed."""
+    bench = Bench(
+        ScriptedChat(itertools.repeat(good()), latency_seconds=100), 9, concurrency=3, steps={"most": most}
+    )
+
+    async def go():
+        asyncio.get_running_loop().call_later(1, bench.runner.stop)
+        asyncio.get_running_loop().call_later(2, bench.runner.stop_at_once)
+        with contextlib.suppress(asyncio.CancelledError):
+            await bench.go()
+
+    virtual_time.run(go())
+    assert bench.unanswered == [("given_up", Spending(1, 500, Decimal("0.5")))] * 3
+
+
 def test_attempts_without_an_answer_are_accounted_for():
     """A refusal costs nothing, half an answer perhaps all of it."""
     script = [
