@@ -199,7 +199,7 @@ def _sum_up(job: Job, mill: Mill, stopped_by: RunError | None) -> int:
         if channel.usage.finding is not None and stopped_by is None:
             _tell(f"{channel.name}: {channel.usage.finding}")
     for example in tally.failed_examples:
-        _tell(f"  failed: {example}")
+        _tell("  failed: " + "".join(c if c.isprintable() else " " for c in example))
     if stopped_by is not None:
         return _stopped(job, mill, stopped_by, left)
     failed = _count_failed(mill)

@@ -24,6 +24,7 @@ from .arguments import Parser, add_resume_flags, add_settings, add_source, posit
 def main(argv: list[str]) -> int:
     """Print a plan. Raises UsageError for what a start would refuse too."""
     arguments = _parser().parse(argv)
+    code = exit_codes.ANSWERED
     if arguments.calibrate is not None:
         if arguments.calibrate < FEWEST_ANSWERS:
             raise UsageError(
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
         job = replace(caption.job_of(arguments), most_rows=arguments.calibrate)
         with contextlib.redirect_stdout(sys.stderr):  # what is printed here is the plan
             code = caption.run(job)
-        if code not in (exit_codes.ANSWERED, exit_codes.SOME_FAILED):
+        if code not in (exit_codes.ANSWERED, exit_codes.SOME_FAILED, exit_codes.STOPPED):
             return code
     forecast.show(
         arguments,
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
         sample=arguments.sample,
         is_json=arguments.json,
     )
-    return exit_codes.ANSWERED
+    return exit_codes.STOPPED if code == exit_codes.STOPPED else exit_codes.ANSWERED
 
 
 def _parser() -> Parser:

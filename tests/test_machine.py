@@ -66,6 +66,29 @@ def goes_on(folder: Path, url: str, rows: int = ROWS, paid_twice: int = 0, run: 
 # ------------------------------------------------------------------------------- permissions
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a file system of its own")
+def test_a_finished_run_can_be_read_where_nothing_may_be_written(tmp_path):
+    """From an archive: status, check and figures; what would write a page says why it cannot."""
+    draw_pictures(tmp_path / "p", 3)
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    with serving(EndpointSettings()) as url:
+        end(begin(line(), url, tmp_path), 0)
+    if subprocess.run(["mount", "-t", "tmpfs", "none", archive], check=False).returncode:
+        pytest.skip("no mounts here")
+    try:
+        shutil.copytree(tmp_path / "run", archive / "run")
+        subprocess.run(["mount", "-o", "remount,ro", archive], check=True)
+        for arguments in (["status"], ["status", "--check"], ["report", "--csv"]):
+            read = captionmill(arguments[0], archive / "run", *arguments[1:])
+            assert read.returncode == 0, read.stderr
+        written = captionmill("report", archive / "run")
+        assert written.returncode == 3
+        assert "report.html: cannot be written (Read-only file system)" in written.stderr
+    finally:
+        subprocess.run(["umount", "-l", archive], check=False)
+
+
 def as_anybody(arguments: list[str]) -> list[str]:
     """Root minds no permission bits; without these capabilities it does."""
     if os.geteuid() != 0:

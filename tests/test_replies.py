@@ -275,3 +275,10 @@ def test_any_bytes_are_some_error(raw):
     """Half bodies, HTML, noise."""
     with pytest.raises(AnswerError):
         read_answer(502, raw)
+
+
+def test_a_terminal_takes_no_orders_from_a_server():
+    """Neither in the message nor in the code."""
+    with pytest.raises(AnswerError) as caught:
+        read_answer(400, json.dumps(body("a\x1b[2Jb", None, "\x1b[31mred")).encode())
+    assert str(caught.value).isprintable()

@@ -73,6 +73,8 @@ class Journal:
         try:
             # readers too open read-write, without writing: mode=ro cannot read a WAL that nobody holds open
             self._db = self._connect(create)
+            if not create:
+                self._let_read()
             if create:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
@@ -90,6 +92,21 @@ class Journal:
         return sqlite3.connect(
             uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
+
+    def _let_read(self) -> None:
+        """Where no file can be made beside it (no access, a full disk) it is read as it lies there.
+
+        Only where nothing waits in its log, as a run leaves it that has ended.
+        """
+        log = self.path.with_name(f"{self.path.name}-wal")
+        try:
+            self._db.execute("PRAGMA user_version").fetchone()
+        except sqlite3.OperationalError:
+            if log.exists() and log.stat().st_size:
+                raise
+            self._db.close()
+            uri = f"{self.path.absolute().as_uri()}?mode=ro&immutable=1"
+            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
     def _create(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()

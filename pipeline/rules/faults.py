@@ -135,10 +135,14 @@ def _read_error(answer: HttpAnswer, endpoint_kind: str) -> AnswerError:
     text = _location(answer) or error_text(body, answer.body)
     is_relay = endpoint_kind == "relay" or (endpoint_kind == "auto" and looks_like_relay(answer, text))
     error, kind = _decide(text.words, answer.status, is_relay)
-    words = "".join(c if c.isprintable() else " " for c in text.message)  # a terminal takes no orders from it
-    message = words if words.startswith(f"{answer.status}: ") else f"{answer.status}: {words or 'no message'}"
+    message = (
+        text.message
+        if text.message.startswith(f"{answer.status}: ")
+        else f"{answer.status}: {text.message or 'no message'}"
+    )
     if text.code and text.code not in message:
         message += f" [{text.code}]"
+    message = "".join(c if c.isprintable() else " " for c in message)  # a terminal takes no orders from it
     if issubclass(error, RateLimited | ServerBusy):
         wait = retry_after_seconds(answer.headers, text.message, body)
         return error(message, kind=kind, http_status=answer.status, retry_after_seconds=wait)

@@ -86,7 +86,14 @@ class Mill:
         }
         self.budget: Budget | None = None
         self._clients = tuple(
-            ChatClient(endpoint, config.timeout, config.connect_timeout, config.read_timeout, config.proxy)
+            ChatClient(
+                endpoint,
+                config.timeout,
+                config.connect_timeout,
+                config.read_timeout,
+                config.proxy,
+                sends_again=not config.has_budget,
+            )
             for endpoint in job.endpoints
         )
         self._chance = random.Random()
@@ -314,14 +321,17 @@ class Mill:
         self.tally.changed_examples += ids[:room]
 
     def _check_kinds(self) -> None:
-        """Raises UsageError where --retry-failed names a kind that no row of this run failed with."""
+        """Raises UsageError where --retry-failed names only kinds that no row of this run failed with."""
         journal = Journal(self.folder.journal)
         kinds = journal.failed_kinds()
         journal.close()
-        unknown = sorted((self._job.retry_failed or frozenset()) - kinds.keys())
-        if unknown:
-            here = ", ".join(f"{kind} ({count})" for kind, count in kinds.items()) or "none"
+        wanted = self._job.retry_failed or frozenset()
+        unknown = sorted(wanted - kinds.keys())
+        here = ", ".join(f"{kind} ({count})" for kind, count in kinds.items()) or "none"
+        if unknown and len(unknown) == len(wanted):
             raise UsageError(f"--retry-failed {','.join(unknown)}: no row failed so; the kinds here: {here}")
+        if unknown:
+            self._tell(f"--retry-failed: no row failed with {', '.join(unknown)}; the kinds here: {here}")
 
     def _write_run(self) -> None:
         from .. import __version__  # noqa: PLC0415  the map imports us
