@@ -69,9 +69,10 @@ def spent_before(folder: RunFolder, prices: PriceBook, own: OwnPrices) -> Spendi
         spent = sum(account.values(), Spending(usd=Decimal(0)))
         is_priced = True
         for _, table in dataset.answered(folder, journal, _COLUMNS):
-            if WITHOUT_USAGE in account:  # they are in the account
-                spent += Spending(requests=pc.sum(pc.is_null(table["prompt_tokens"])).as_py() or 0)
-                table = table.filter(pc.is_valid(table["prompt_tokens"]))  # noqa: PLW2901  the rest of it
+            if WITHOUT_USAGE in account:  # they are in the account, but for their number
+                counted = table.filter(_has_usage(table))
+                spent += Spending(requests=table.num_rows - counted.num_rows)
+                table = counted  # noqa: PLW2901
             usd, is_whole = _money(table, prices, own)
             is_priced = is_priced and is_whole
             spent += Spending(table.num_rows, _tokens(table), usd)
@@ -82,9 +83,13 @@ def spent_before(folder: RunFolder, prices: PriceBook, own: OwnPrices) -> Spendi
 
 def _tokens(table: pa.Table) -> int:
     """As the run counts them: never less than prompt and answer together, whatever the total says."""
-    both = pc.add(table["prompt_tokens"], pc.fill_null(table["completion_tokens"], 0))
-    counted = pc.max_element_wise(both, table["total_tokens"])
+    both = pc.add(table["prompt_tokens"], table["completion_tokens"])
+    counted = pc.if_else(_has_usage(table), pc.max_element_wise(both, table["total_tokens"]), None)
     return pc.sum(pc.coalesce(counted, table["estimated_tokens"])).as_py() or 0
+
+
+def _has_usage(table: pa.Table) -> pa.ChunkedArray:
+    return pc.and_(pc.is_valid(table["prompt_tokens"]), pc.is_valid(table["completion_tokens"]))
 
 
 def _money(table: pa.Table, prices: PriceBook, own: OwnPrices) -> tuple[Decimal, bool]:
@@ -93,7 +98,7 @@ def _money(table: pa.Table, prices: PriceBook, own: OwnPrices) -> tuple[Decimal,
     without = table.filter(pc.is_null(table["cost_usd"]))
     columns = {name: without[name] for name in _GROUP}
     columns |= {"prompt": without["prompt_tokens"], "answer": without["completion_tokens"]}
-    has_usage = pc.and_(pc.is_valid(columns["prompt"]), pc.is_valid(columns["answer"]))
+    has_usage = _has_usage(without)
     columns["unknown"] = pc.if_else(has_usage, None, without["estimated_tokens"])
     columns |= {name: pc.if_else(has_usage, columns[name], None) for name in ("prompt", "answer")}
     sums: list[tuple[str, str]] = [(name, "sum") for name in ("prompt", "answer", "unknown")]

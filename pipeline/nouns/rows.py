@@ -126,10 +126,10 @@ class Usage:
 
     @property
     def spent_tokens(self) -> int | None:
-        """Never less than prompt and answer together, whatever the total says; None where there is no count."""
-        if self.prompt_tokens is None:
+        """Never less than prompt and answer together, whatever the total says; None where one is not counted."""
+        if self.prompt_tokens is None or self.completion_tokens is None:
             return None
-        return max(self.total_tokens or 0, self.prompt_tokens + (self.completion_tokens or 0))
+        return max(self.total_tokens or 0, self.prompt_tokens + self.completion_tokens)
 
     def __add__(self, other: Usage) -> Usage:
         """Both together; a count that either lacks counts as the other's."""
