@@ -336,6 +336,17 @@ def test_what_was_out_at_a_kill_counts_as_spent(tmp_path):
     assert len(results(tmp_path / "run")) == 40
 
 
+def test_a_dearer_model_that_answers_is_said(tmp_path):
+    """Once, with both names; and its price is held back from then on."""
+    draw_pictures(tmp_path / "p", 20)
+    dear = completion("a picture", 300, 50, model="gpt-4-turbo")
+    with LyingServer(lambda body, n: http(dear)).open() as server:
+        done = caption(tmp_path, server.base_url, "--budget-usd", "0.05", "--concurrency", 1)
+    assert done.returncode == 3
+    assert done.stderr.count("gpt-4-turbo answers, which is dearer than gpt-4o that was asked") == 1
+    assert sum(results(tmp_path / "run").cost_usd) <= Decimal("0.05")
+
+
 def test_an_unknown_price_is_no_budget(tmp_path):
     """Nothing is sent; the message names the model and what to do. With a price of the user's own it runs, and
     keeps to its currency."""

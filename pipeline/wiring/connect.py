@@ -21,6 +21,8 @@ from ..rules.tokens import TokenEstimator
 from ..vision.models import vision_model
 from .channel import Channel, EndpointSteps
 
+_MILLION = 10**6
+
 
 def connect(
     config: RunConfig,
@@ -55,8 +57,12 @@ def connect(
     seen: dict[str | None, Rates] = {}  # of the models that have answered: another one may be dearer
 
     def price(reply: Reply) -> Decimal | None:
-        if (rates := prices.rates((reply.model, model), entry.price)) is not None:
+        rates = prices.rates((reply.model, model), entry.price)
+        if rates is not None and reply.model not in seen:
             seen[reply.model] = rates
+            asked = prices.rates((model,), entry.price)
+            if asked is not None and rates.most(_MILLION, _MILLION) > asked.most(_MILLION, _MILLION):
+                tell(f"{endpoint.name}: {reply.model} answers, which is dearer than {model} that was asked")
         return prices.cost((reply.model, model), reply.usage, entry.price)
 
     def most(estimate: TokenEstimate) -> Spending:
