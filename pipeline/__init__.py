@@ -33,6 +33,7 @@ nouns only; accounts import all of these, and wiring imports anything (tests/tes
                          encode, metadata, cache, prepare, pool, measure, thumbnail
     accounts/ dataset    the rows of a run as tables, some columns at a time
              plan        what a run will take, before it starts
+             left        ... which rows it would ask, with the headers of their pictures
              spent       what it has spent so far: where a budget begins
              report      what runs came to; grouping: by what; anomalies: usage that cannot be true
              report_page the same as a web page; html, plots: what it is made of

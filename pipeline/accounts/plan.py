@@ -7,14 +7,11 @@ correct it and say how long answers are.
 
 from __future__ import annotations
 
-import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 
 from ..edges.folder import RunFolder
@@ -23,21 +20,19 @@ from ..edges.manifest import Manifest, Survey
 from ..nouns.config import IMAGE_DEFAULTS, RunConfig
 from ..nouns.errors import RowError, UsageError
 from ..nouns.rows import Row
-from ..pictures.measure import Measured, measure
+from ..pictures.measure import Measured
 from ..rules.prices import PriceBook
 from ..rules.tokens import text_tokens
 from ..vision.models import BOUNDS, UNKNOWN, vision_model
 from ..vision.sizes import picture_bounds
+from .left import Left, Looked, look
 from .report import read_report
 
-_ROWS_A_BATCH = 256
 FEWEST_ANSWERS = 5  # before they say more than a guess
 _LIKELY_ANSWER_TOKENS = 100  # a caption of two sentences, where nobody has answered yet
 _SHORT_ANSWER_TOKENS = 20
 _UNCALIBRATED = 1.25  # by how much formulas may be off, as for a budget (tokens.py)
 _TEMPLATE_TOKENS = 64
-
-Looked = list[tuple[Row, "tuple[Measured, ...] | RowError | None"]]  # None: by URL, not looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +167,13 @@ def make_plan(
     folder = RunFolder(run_path)
     plan = Plan(survey, known(None, config), variants(config, options.compare), rows=survey.total)
     _read_state(plan, folder, None if options.is_moved else source, config)
-    left = _Left(manifest, folder if plan.is_resumed else None, options.retry_failed)
+    left = Left(manifest, folder if plan.is_resumed else None, options.retry_failed)
     if plan.is_resumed:
         plan.known = known(folder, config)
         plan.left = sum(len(batch) for batch in left.rows())
         plan.finished, plan.failed_before = left.finished, left.failed
     counter = _Counter(plan, config)
-    for batch in _look(left, plan.left, config, options.sample):
+    for batch in look(left, plan.left, config, options.sample):
         counter.add(batch)
         looked_at(plan.looked_at, min(plan.left, options.sample or plan.left))
     _add_notes(plan, config)
@@ -292,72 +287,6 @@ def _read_state(plan: Plan, folder: RunFolder, source: Path | None, config: RunC
         plan.notes.append(f"planned as a new run: {str(error).splitlines()[0]}")
         return
     plan.is_resumed = answered + failed > 0
-
-
-class _Left:
-    """The rows that a start would ask, in order. finished, failed: those that it would not, after `rows`."""
-
-    def __init__(
-        self, manifest: Manifest, folder: RunFolder | None, retry_failed: frozenset[str] | None
-    ) -> None:
-        self._manifest = manifest
-        self._folder = folder
-        self._retry_failed = retry_failed
-        self.finished = self.failed = 0
-
-    def rows(self) -> Iterator[list[Row]]:
-        """Some hundred at a time; a batch may be empty."""
-        rows = self._manifest.rows()
-        journal = None if self._folder is None else Journal(self._folder.journal)
-        self.finished = self.failed = 0
-        try:
-            while batch := list(islice(rows, _ROWS_A_BATCH)):
-                yield batch if journal is None else self._without_done(batch, journal)
-        finally:
-            if journal is not None:
-                journal.close()
-
-    def _without_done(self, batch: list[Row], journal: Journal) -> list[Row]:
-        ids = [row.id for row in batch]
-        finished, failed = journal.finished(ids), journal.failed(ids)
-        again = self._retry_failed
-        if again is not None:
-            failed = {identity: kind for identity, kind in failed.items() if again and kind not in again}
-        self.finished += len(finished)
-        self.failed += len(failed)
-        return [row for row in batch if row.id not in finished and row.id not in failed]
-
-
-def _look(left: _Left, count: int, config: RunConfig, sample: int | None) -> Iterator[Looked]:
-    """The rows that are left, or an even sample of them, with the headers of their pictures."""
-    wanted = min(sample or count, count)
-    at = 0
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="measure") as threads:
-        under_way: deque[Future[Looked]] = deque()
-        for batch in left.rows():
-            # evenly spread, and exactly so many
-            chosen = [
-                row for n, row in enumerate(batch, at) if (n + 1) * wanted // count > n * wanted // count
-            ]
-            at += len(batch)
-            under_way.append(threads.submit(_measure_rows, chosen, config))
-            if len(under_way) > 2 * (os.cpu_count() or 1):
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
-
-
-def _measure_rows(rows: list[Row], config: RunConfig) -> Looked:
-    looked: Looked = []
-    for row in rows:
-        if any("://" in path for path in row.paths):
-            looked.append((row, None))
-            continue
-        try:
-            looked.append((row, tuple(measure(path, config.frame) for path in row.paths)))
-        except RowError as error:
-            looked.append((row, error))
-    return looked
 
 
 # ------------------------------------------------------------------------------- counting

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from decimal import Decimal
 
 from ..edges.chat import ChatClient, Endpoint
-from ..nouns.config import EndpointEntry, RunConfig
+from ..nouns.config import EndpointEntry, Price, RunConfig
 from ..nouns.errors import AnswerError
 from ..nouns.rows import HttpAnswer, Picture, Reply, Row, Spending, TokenEstimate
 from ..rules import faults, replies
@@ -54,23 +54,7 @@ def connect(
             raise _scrubbed(faults.read_error(answer, config.endpoint_kind), endpoint)
         return reply
 
-    seen: dict[str | None, Rates] = {}  # of the models that have answered: another one may be dearer
-
-    def price(reply: Reply) -> Decimal | None:
-        rates = prices.rates((reply.model, model), entry.price)
-        if rates is not None and reply.model not in seen:
-            seen[reply.model] = rates
-            asked = prices.rates((model,), entry.price)
-            if asked is not None and rates.most(_MILLION, _MILLION) > asked.most(_MILLION, _MILLION):
-                tell(f"{endpoint.name}: {reply.model} answers, which is dearer than {model} that was asked")
-        return prices.cost((reply.model, model), reply.usage, entry.price)
-
-    def most(estimate: TokenEstimate) -> Spending:
-        prompt = estimate.prompt if estimate.most_prompt is None else estimate.most_prompt
-        answer = estimate.longest_answer if estimate.most_answer is None else estimate.most_answer
-        asked = prices.rates((model,), entry.price)
-        dearest = [rates.most(prompt, answer) for rates in (asked, *seen.values()) if rates is not None]
-        return Spending(1, prompt + answer, max(dearest, default=None))
+    money = _Money(prices, model, entry.price, lambda text: tell(f"{endpoint.name}: {text}"))
 
     return Channel(
         name=endpoint.name,
@@ -82,8 +66,8 @@ def connect(
             read=read,
             report=lambda answer: faults.limit_reports(answer, config.rate_limit_headers),
             learn=estimator.learn,
-            price=price,
-            most=most,
+            price=money.price,
+            most=money.most,
         ),
         limiter=Limiter(entry.tpm, entry.rpm, config.burst_seconds),
         concurrency=entry.concurrency or ConcurrencyController(config.max_concurrency),
@@ -98,6 +82,34 @@ def connect(
         stops_on_anomaly=config.on_usage_anomaly == "stop",
         tell=tell,
     )
+
+
+class _Money:
+    """What answers of one endpoint cost, and what a request may cost at the most.
+
+    Models that have answered count too: another one than was asked may be dearer.
+    """
+
+    def __init__(self, prices: PriceBook, model: str, own: Price | None, tell: Callable[[str], None]) -> None:
+        self._prices, self._model, self._own, self._tell = prices, model, own, tell
+        self._seen: dict[str | None, Rates] = {}
+
+    def price(self, reply: Reply) -> Decimal | None:
+        models = (reply.model, self._model)
+        rates = self._prices.rates(models, self._own)
+        if rates is not None and reply.model not in self._seen:
+            self._seen[reply.model] = rates
+            asked = self._prices.rates((self._model,), self._own)
+            if asked is not None and rates.most(_MILLION, _MILLION) > asked.most(_MILLION, _MILLION):
+                self._tell(f"{reply.model} answers, which is dearer than {self._model} that was asked")
+        return self._prices.cost(models, reply.usage, self._own)
+
+    def most(self, estimate: TokenEstimate) -> Spending:
+        prompt = estimate.prompt if estimate.most_prompt is None else estimate.most_prompt
+        answer = estimate.longest_answer if estimate.most_answer is None else estimate.most_answer
+        asked = self._prices.rates((self._model,), self._own)
+        dearest = [r.most(prompt, answer) for r in (asked, *self._seen.values()) if r is not None]
+        return Spending(1, prompt + answer, max(dearest, default=None))
 
 
 def _scrubbed(error: AnswerError, endpoint: Endpoint) -> AnswerError:
