@@ -24,7 +24,11 @@ def command(*arguments: object) -> list[str]:
 
 
 def captionmill(
-    *arguments: object, base_url: str | None = None, cwd: Path | None = None, **more: str
+    *arguments: object,
+    base_url: str | None = None,
+    cwd: Path | None = None,
+    timeout_seconds: float = 120,
+    **more: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run to the end; exit code and output are for the test to judge."""
     return subprocess.run(
@@ -33,7 +37,7 @@ def captionmill(
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout_seconds,
         check=False,
     )
 

@@ -40,7 +40,8 @@ EARLY_TO_GIVE_UP = 8
 GIVEN_UP_SECONDS = 60.0
 
 MANY_BETWEEN = 8  # requests taken between two refusals, where they are strays
-STRAYS_TO_PASS_OVER = 3
+STRAYS_TO_PASS_OVER = 2
+DOUBT = 0.5  # for a refusal above the pace: strays come there too, at a low pace as often as below it
 FAR_BELOW_SECONDS = 3.0  # after a guess: the pace is at most three quarters of what it was
 FEWEST_OUTCOMES = 50
 STRAY_SHARE = 0.05
@@ -173,7 +174,7 @@ class _Strays:
         self.taken = 0
         self.passed_over_until = float("-inf")
         self._pass_over_seconds = FIRST_PASS_OVER_SECONDS
-        self._score = 0
+        self._score = 0.0
         self._counted_from = float("-inf")
         self._counted_answers = self._counted_refusals = 0
         self._hundred_answers = self._hundred_refusals = 0  # of the hundred requests that run now
@@ -208,12 +209,15 @@ class _Strays:
 
     def one_more(self, *, is_below: bool) -> bool:
         """A refusal below or above a measured limit. Returns whether they are strays, all in all."""
-        self._score = self._score + 1 if is_below and self.taken >= MANY_BETWEEN else max(0, self._score - 1)
+        if is_below and self.taken >= MANY_BETWEEN:
+            self._score += 1.0
+        else:
+            self._score = max(0.0, self._score - DOUBT)
         return self._score >= STRAYS_TO_PASS_OVER
 
     def pass_over(self, now: float) -> None:
         self.start_counting(now)
-        self._score = self.taken = 0
+        self._score, self.taken = 0.0, 0
         self.passed_over_until = now + self._pass_over_seconds
         self._pass_over_seconds = min(2 * self._pass_over_seconds, LONGEST_PASS_OVER_SECONDS)
 
