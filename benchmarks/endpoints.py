@@ -92,7 +92,7 @@ def nginx(folder: Path, *, with_tls: bool = False) -> Iterator[str]:
 def builtin(*flags: str) -> Iterator[str]:
     """`captionmill serve` with these flags. Yields its base URL."""
     port = _free_port()
-    command = [sys.executable, "-m", "jobs", "serve", "--port", str(port), *flags]
+    command = [sys.executable, "-m", "captionmill", "serve", "--port", str(port), *flags]
     with _running(command, port):
         yield f"http://127.0.0.1:{port}/v1"
 

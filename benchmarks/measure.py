@@ -35,7 +35,7 @@ def run_ours(base_url: str, manifest: Path, folder: Path, *flags: str, **env: st
     run, log = folder / "run", folder / "debug.log"
     log.unlink(missing_ok=True)
     subprocess.run(["rm", "-rf", run], check=True)
-    command = [sys.executable, "-m", "jobs", "caption", manifest, "-o", run, "--base-url", base_url,
+    command = [sys.executable, "-m", "captionmill", "caption", manifest, "-o", run, "--base-url", base_url,
                "--model", "gpt-4o", "--max-tokens", "100", "--debug-log", log, *flags]  # fmt: skip
     return _run([str(part) for part in command], folder / "ours.log", env, log)
 

@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.nouns.config import RunConfig  # noqa: E402  found beside this folder
-from pipeline.pictures.prepare import PicturePreparer  # noqa: E402
-from pipeline.vision.sizes import picture_bounds  # noqa: E402
+from captionmill.nouns.config import RunConfig  # noqa: E402  found beside this folder
+from captionmill.pictures.prepare import PicturePreparer  # noqa: E402
+from captionmill.vision.sizes import picture_bounds  # noqa: E402
 
 CELL = 190
 GAP = 14

@@ -15,9 +15,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 import browser  # noqa: E402  of the tests
+from captionmill.builtin.server import EndpointSettings, serving  # noqa: E402
 from PIL import Image, ImageChops  # noqa: E402
-
-from pipeline.endpoint.server import EndpointSettings, serving  # noqa: E402
 
 ROWS = 2000
 ONLY_THE_TOP = """for (const head of [...document.querySelectorAll("h2")].slice(1))
@@ -63,7 +62,7 @@ def write_manifest(path: Path) -> None:
 
 def call(base_url: str, *arguments: str) -> None:
     env = os.environ | {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "any", "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-m", "jobs", *arguments], env=env, check=False)
+    subprocess.run([sys.executable, "-m", "captionmill", *arguments], env=env, check=False)
 
 
 if __name__ == "__main__":

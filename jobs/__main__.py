@@ -7,8 +7,8 @@ import importlib
 import signal
 import sys
 
-from pipeline import __version__
-from pipeline.nouns.errors import RunError, UsageError
+from captionmill import __version__
+from captionmill.nouns.errors import RunError, UsageError
 
 from . import exit_codes
 from .output import silence
@@ -54,7 +54,7 @@ def run_job(command: str, argv: list[str]) -> int:
     """Call one job's `main`, and say in one line what went wrong where something did."""
     try:
         on_signals(leave_at_once)
-        job = importlib.import_module(f"jobs.{command}")
+        job = importlib.import_module(f"captionmill.jobs.{command}")
         on_signals(signal.default_int_handler)
         code = int(job.main(argv))
     except UsageError as error:

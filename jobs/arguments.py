@@ -17,11 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
+from captionmill.nouns.address import Address, chat_completions_url
+from captionmill.nouns.config import GROUPS, EndpointEntry, PriceTable, RunConfig
+from captionmill.nouns.errors import UsageError
 from pydantic import ValidationError
-
-from pipeline.edges.chat import Endpoint, chat_completions_url
-from pipeline.nouns.config import GROUPS, EndpointEntry, PriceTable, RunConfig
-from pipeline.nouns.errors import UsageError
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _JSON_SETTINGS = frozenset({"logit_bias", "response_format", "tools", "tool_choice"})
@@ -171,7 +170,7 @@ def read_prices(path: Path | None) -> PriceTable | None:
         raise UsageError("\n".join(dict.fromkeys(lines))) from None
 
 
-def read_endpoints(config: RunConfig) -> tuple[Endpoint, ...]:
+def read_endpoints(config: RunConfig) -> tuple[Address, ...]:
     """Address and key of each endpoint, from the settings and the environment.
 
     Raises UsageError where a key is missing.
@@ -190,10 +189,10 @@ def read_endpoints(config: RunConfig) -> tuple[Endpoint, ...]:
     return tuple(endpoints)
 
 
-def _read_endpoint(entry: EndpointEntry) -> Endpoint:
+def _read_endpoint(entry: EndpointEntry) -> Address:
     base_url = entry.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
     key = os.environ.get(entry.api_key_env, "").strip() or None
-    endpoint = Endpoint(chat_completions_url(base_url), key)
+    endpoint = Address(chat_completions_url(base_url), key)
     if key is None and not endpoint.is_local:
         raise UsageError(
             f"no key: set the variable {entry.api_key_env} to the key for {endpoint.name}"

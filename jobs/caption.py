@@ -19,12 +19,11 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TextIO
 
+from captionmill.nouns.config import DEFAULT_PROMPT
+from captionmill.nouns.errors import RunError, UsageError
+from captionmill.store.journal import Journal
+from captionmill.wiring.session import Job, Session
 from tqdm import tqdm
-
-from pipeline.edges.journal import Journal
-from pipeline.nouns.config import DEFAULT_PROMPT
-from pipeline.nouns.errors import RunError, UsageError
-from pipeline.wiring.mill import Job, Mill
 
 from . import exit_codes, forecast, progress
 from .arguments import (
@@ -79,7 +78,7 @@ def _open_log(path: Path) -> None:
     except OSError as error:
         raise UsageError(f"--debug-log {path}: cannot be written ({error.strerror})") from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
-    log = logging.getLogger("pipeline")
+    log = logging.getLogger("captionmill")
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)
     log.propagate = False
@@ -126,7 +125,7 @@ def run(job: Job) -> int:
     """One start of a run, from the checks to the summary. Returns the exit code."""
     on_signals(leave_at_once)  # until the loop has handlers of its own
     try:
-        mill = Mill.open(job, tell=_tell)
+        mill = Session.open(job, tell=_tell)
     except RunError as error:
         _tell(f"captionmill caption: stopped: {error}")
         _tell_hint(error, job, 0)
@@ -145,7 +144,7 @@ def run(job: Job) -> int:
     return _sum_up(job, mill, stopped_by)
 
 
-def _tell_what_was_found(job: Job, mill: Mill) -> None:
+def _tell_what_was_found(job: Job, mill: Session) -> None:
     survey = mill.survey
     if survey.repeated:
         _tell(f"{survey.repeated} rows stand twice with the same content; each counts once")
@@ -163,7 +162,7 @@ def _tell_what_was_found(job: Job, mill: Mill) -> None:
     _tell(f"{survey.total:,} rows for {models} at {' and '.join(names)}")
 
 
-async def _run(mill: Mill) -> None:
+async def _run(mill: Session) -> None:
     loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
@@ -183,7 +182,7 @@ async def _run(mill: Mill) -> None:
         await asyncio.gather(showing, return_exceptions=True)
 
 
-def _sum_up(job: Job, mill: Mill, stopped_by: RunError | None) -> int:
+def _sum_up(job: Job, mill: Session, stopped_by: RunError | None) -> int:
     tally = mill.tally
     left = mill.rows_left
     if not tally.attempts and not tally.failed and not left and stopped_by is None:
@@ -223,7 +222,7 @@ def _sum_up(job: Job, mill: Mill, stopped_by: RunError | None) -> int:
     return exit_codes.SOME_FAILED if failed else exit_codes.ANSWERED
 
 
-def _stopped(job: Job, mill: Mill, stopped_by: RunError, left: int) -> int:
+def _stopped(job: Job, mill: Session, stopped_by: RunError, left: int) -> int:
     _tell(f"stopped: {stopped_by}")
     for number, channel in enumerate(mill.channels):
         _tell_hint(channel.put_aside or stopped_by, job, number)
@@ -241,7 +240,7 @@ def _tell_hint(error: RunError, job: Job, number: int) -> None:
         _tell("  " + hint.format(key_env=entry.api_key_env, endpoint=url.partition("?")[0], run=job.run_path))
 
 
-def _count_failed(mill: Mill) -> int:
+def _count_failed(mill: Session) -> int:
     journal = Journal(mill.folder.journal)
     try:
         return journal.counts()[1]
@@ -249,7 +248,7 @@ def _count_failed(mill: Mill) -> int:
         journal.close()
 
 
-def _totals(mill: Mill) -> str:
+def _totals(mill: Session) -> str:
     tally = mill.tally
     seconds = mill.seconds
     parts = [

@@ -10,15 +10,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline.accounts.gallery import write_gallery
-from pipeline.accounts.report import read_report
-from pipeline.accounts.report_page import write_report
-from pipeline.edges import parts
-from pipeline.edges.chat import Endpoint, chat_completions_url
-from pipeline.edges.folder import RunFolder
-from pipeline.endpoint.server import EndpointSettings, serving
-from pipeline.nouns.config import RunConfig
-from pipeline.wiring.mill import Job
+from captionmill.accounts.report import read_report
+from captionmill.builtin.server import EndpointSettings, serving
+from captionmill.nouns.address import Address, chat_completions_url
+from captionmill.nouns.config import RunConfig
+from captionmill.pages.gallery import write_gallery
+from captionmill.pages.report_page import write_report
+from captionmill.store import parts
+from captionmill.store.folder import RunFolder
+from captionmill.wiring.session import Job
 
 from . import caption, exit_codes, report
 from .arguments import Parser
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     run_path = parser.parse(argv).output
     config = RunConfig(model="gpt-4o", max_tokens=120, tpm=300_000)
     with serving(EndpointSettings(tokens_per_minute=300_000, latency_seconds=0.2)) as base_url:
-        endpoint = Endpoint(chat_completions_url(base_url), "demo-key")
+        endpoint = Address(chat_completions_url(base_url), "demo-key")
         code = caption.run(Job(SAMPLES, run_path, config, (endpoint,)))
     folder = RunFolder(run_path)
     print()

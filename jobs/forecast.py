@@ -9,15 +9,14 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
+from captionmill.accounts.plan import Options, Plan, Range, Variant, cost, make_plan, seconds_at_the_limits
+from captionmill.accounts.spent import spent_before
+from captionmill.nouns.config import RunConfig
+from captionmill.nouns.money import money
+from captionmill.nouns.rows import Spending
+from captionmill.rules.prices import PriceBook
+from captionmill.store.folder import RunFolder
 from tqdm import tqdm
-
-from pipeline.accounts.plan import Options, Plan, Range, Variant, cost, make_plan, seconds_at_the_limits
-from pipeline.accounts.spent import spent_before
-from pipeline.edges.folder import RunFolder
-from pipeline.nouns.config import RunConfig
-from pipeline.nouns.money import money
-from pipeline.nouns.rows import Spending
-from pipeline.rules.prices import PriceBook
 
 from .arguments import read_retry_failed, read_settings, read_source
 from .table import as_lines

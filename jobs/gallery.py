@@ -12,9 +12,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline.accounts.gallery import ROWS_A_PAGE, View, write_gallery
-from pipeline.edges.folder import RunFolder
-from pipeline.nouns.errors import UsageError
+from captionmill.nouns.errors import UsageError
+from captionmill.pages.gallery import ROWS_A_PAGE, View, write_gallery
+from captionmill.store.folder import RunFolder
 
 from . import exit_codes
 from .arguments import Parser, positive

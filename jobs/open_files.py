@@ -5,8 +5,8 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable
 
-from pipeline.nouns.config import RunConfig
-from pipeline.nouns.errors import UsageError
+from captionmill.nouns.config import RunConfig
+from captionmill.nouns.errors import UsageError
 
 FOR_THE_REST = 64  # journal, parts, pictures, Python itself
 

@@ -14,8 +14,8 @@ import contextlib
 import sys
 from dataclasses import replace
 
-from pipeline.accounts.plan import FEWEST_ANSWERS
-from pipeline.nouns.errors import UsageError
+from captionmill.accounts.plan import FEWEST_ANSWERS
+from captionmill.nouns.errors import UsageError
 
 from . import caption, exit_codes, forecast
 from .arguments import Parser, add_resume_flags, add_settings, add_source, positive

@@ -8,17 +8,16 @@ import time
 from decimal import Decimal
 from typing import Any
 
+from captionmill.nouns.money import money
+from captionmill.wiring.live import EndpointState
+from captionmill.wiring.session import Session
 from tqdm import tqdm
-
-from pipeline.nouns.money import money
-from pipeline.wiring.live import ChannelState
-from pipeline.wiring.mill import Mill
 
 BAR_SECONDS = 0.25
 LINE_SECONDS = 30.0
 
 
-async def show(mill: Mill) -> None:
+async def show(mill: Session) -> None:
     """Until cancelled."""
     if not sys.stderr.isatty():
         while True:
@@ -33,7 +32,7 @@ async def show(mill: Mill) -> None:
             _update(bar, mill)
 
 
-def _update(bar: tqdm[Any], mill: Mill) -> None:
+def _update(bar: tqdm[Any], mill: Session) -> None:
     tally = mill.tally
     if bar.initial != tally.done_before:  # rows of an earlier start are no speed of this one
         bar.initial = tally.done_before
@@ -41,7 +40,7 @@ def _update(bar: tqdm[Any], mill: Mill) -> None:
     bar.set_postfix_str(_facts(mill), refresh=True)
 
 
-def line(mill: Mill) -> str:
+def line(mill: Session) -> str:
     """The state in one line, for logs."""
     tally = mill.tally
     done = tally.done_before + tally.answered + tally.failed
@@ -53,7 +52,7 @@ def line(mill: Mill) -> str:
     return f"{clock} {done:,}/{tally.total:,} rows, {rate:,.0f} rows/min{eta}, {_facts(mill)}"
 
 
-def _facts(mill: Mill) -> str:
+def _facts(mill: Session) -> str:
     tally, states = mill.tally, mill.endpoint_states()
     working = [s for s in states if s.put_aside is None]
     facts = [_tokens(working), *money_facts(mill)]
@@ -71,7 +70,7 @@ def _facts(mill: Mill) -> str:
     return ", ".join(filter(None, facts))
 
 
-def money_facts(mill: Mill, places: int = 4) -> list[str]:
+def money_facts(mill: Session, places: int = 4) -> list[str]:
     """Money spent by this start's answers, what the rest may cost, and of the budget: what is left, and what all
     starts have spent where that is more (attempts without an answer too)."""
     spent, rest, budget = mill.tally.cost_usd, mill.cost_of_the_rest, mill.budget
@@ -93,7 +92,7 @@ def money_facts(mill: Mill, places: int = 4) -> list[str]:
     return facts
 
 
-def _tokens(states: list[ChannelState]) -> str:
+def _tokens(states: list[EndpointState]) -> str:
     """Tokens of the last minute against the limits, over all endpoints that have one."""
     used = sum(s.tokens_last_minute or 0 for s in states)
     limit = sum(s.tokens_per_minute or 0 for s in states)

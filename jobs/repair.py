@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline.edges.folder import RunFolder
-from pipeline.wiring.repair import repair
+from captionmill.store.folder import RunFolder
+from captionmill.wiring.repair import repair
 
 from . import exit_codes
 from .arguments import Parser

@@ -18,12 +18,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from pipeline.accounts.report import SPREADS, Line, Report, read_report
-from pipeline.accounts.report_page import write_report
-from pipeline.edges.folder import RunFolder
-from pipeline.nouns.errors import UsageError
-from pipeline.nouns.money import money
-from pipeline.rules.prices import PriceBook
+from captionmill.accounts.report import SPREADS, Line, Report, read_report
+from captionmill.nouns.errors import UsageError
+from captionmill.nouns.money import money
+from captionmill.pages.report_page import write_report
+from captionmill.rules.prices import PriceBook
+from captionmill.store.folder import RunFolder
 
 from .arguments import Parser, read_prices
 from .table import as_lines

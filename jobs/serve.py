@@ -14,8 +14,8 @@ import os
 import signal
 import sys
 
-from pipeline.endpoint.server import FAULTS, BuiltinEndpoint, EndpointSettings, start
-from pipeline.nouns.errors import UsageError
+from captionmill.builtin.server import FAULTS, BuiltinEndpoint, EndpointSettings, start
+from captionmill.nouns.errors import UsageError
 
 from .arguments import Parser
 

@@ -11,11 +11,11 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
-from pipeline.accounts.report import Report, read_report
-from pipeline.edges.folder import RunFolder
-from pipeline.nouns.money import money
-from pipeline.wiring.checkup import check
-from pipeline.wiring.live import ChannelState
+from captionmill.accounts.report import Report, read_report
+from captionmill.nouns.money import money
+from captionmill.store.check import check
+from captionmill.store.folder import RunFolder
+from captionmill.wiring.live import EndpointState
 
 from . import exit_codes
 from .arguments import Parser
@@ -96,7 +96,7 @@ def _as_text(report: Report) -> str:
         lines.append(
             f"  last min  {report.answered_last_minute:>12,} rows, {report.tokens_last_minute:,} tokens"
         )
-        lines += [f"  endpoint  {ChannelState(**state)}" for state in run.live.get("endpoints", ())]
+        lines += [f"  endpoint  {EndpointState(**state)}" for state in run.live.get("endpoints", ())]
     return "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ def environment(base_url: str | None = None, **more: str) -> dict[str, str]:
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "jobs", *map(str, arguments)]
+    return [sys.executable, "-m", "captionmill", *map(str, arguments)]
 
 
 def captionmill(
@@ -70,7 +70,7 @@ def peak_megabytes(*arguments: object) -> tuple[float, str]:
     Linux's own figure: getrusage would count what this process held when it was forked.
     """
     script = (
-        "import sys; from jobs.__main__ import main; code = main(sys.argv[1:]); "
+        "import sys; from captionmill.jobs.__main__ import main; code = main(sys.argv[1:]); "
         "peak = next(l for l in open('/proc/self/status') if l.startswith('VmHWM')); print(peak, file=sys.stderr); sys.exit(code)"
     )
     line = [sys.executable, "-c", script, *map(str, arguments)]

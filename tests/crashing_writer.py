@@ -15,15 +15,15 @@ import sys
 import threading
 from pathlib import Path
 
-from pipeline.edges import folder as folder_module
-from pipeline.edges import journal as journal_module
-from pipeline.edges import parts as parts_module
-from pipeline.edges.folder import RunFolder
-from pipeline.edges.journal import Entry
-from pipeline.edges.parts import to_record
-from pipeline.nouns.rows import Choice, Failure, Outcome, Reply, Row, Usage
-from pipeline.wiring import checkpoint as checkpoint_module
-from pipeline.wiring.checkpoint import open_checkpoint
+from captionmill.nouns.rows import Choice, Failure, Outcome, Reply, Row, Usage
+from captionmill.store import checkpoint as checkpoint_module
+from captionmill.store import folder as folder_module
+from captionmill.store import journal as journal_module
+from captionmill.store import parts as parts_module
+from captionmill.store.checkpoint import open_checkpoint
+from captionmill.store.folder import RunFolder
+from captionmill.store.journal import Entry
+from captionmill.store.parts import to_record
 
 ROWS_PER_PART = 4
 _WATCHED = tuple(

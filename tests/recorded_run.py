@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from jobs.__main__ import main
-from pipeline.edges.journal import Entry
-from pipeline.wiring.checkpoint import Checkpoint
+from captionmill.jobs.__main__ import main
+from captionmill.store.checkpoint import Checkpoint
+from captionmill.store.journal import Entry
 
 PROMISE = "promised "
 _record = Checkpoint.record

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.nouns.config import LimitSettings
-from pipeline.nouns.rows import HttpAnswer, Picture, Reply, Row, Spending, TokenEstimate
-from pipeline.rules import faults, replies
-from pipeline.rules.concurrency import ConcurrencyController
-from pipeline.rules.health import EndpointHealth
-from pipeline.rules.limiter import Limiter
-from pipeline.rules.retry import backoff_seconds
-from pipeline.wiring.channel import Channel, EndpointSteps
+from captionmill.nouns.config import LimitSettings
+from captionmill.nouns.rows import HttpAnswer, Picture, Reply, Row, Spending, TokenEstimate
+from captionmill.rules import error_table, response
+from captionmill.rules.flow.breaker import CircuitBreaker
+from captionmill.rules.flow.bucket import Limiter
+from captionmill.rules.flow.concurrency import ConcurrencyController
+from captionmill.rules.retry import backoff_seconds
+from captionmill.wiring.endpoint import Endpoint, EndpointSteps
 
 PICTURE = Picture(b"QUJD", "image/jpeg", 640, 480, 3, "0" * 64)
 
@@ -64,9 +64,9 @@ def error(status: int, code: str, headers: dict[str, str] | None = None, message
 
 def read(answer: HttpAnswer) -> Reply:
     """An answer as a run reads it: the reply, or the named error raised."""
-    reply = replies.read_reply(answer)
+    reply = response.read_reply(answer)
     if reply is None:
-        raise faults.read_error(answer)
+        raise error_table.read_error(answer)
     return reply
 
 
@@ -90,7 +90,7 @@ def channel(
     weight: float = 1.0,
     tell: Callable[[str], None] = print,
     **steps: Any,
-) -> Channel:
+) -> Endpoint:
     """A channel to a stand-in, as a run makes it. steps: those that are not the usual ones."""
     chance = random.Random(7)
     usual = {
@@ -98,18 +98,18 @@ def channel(
         "build": build,
         "post": chat.post,
         "read": read,
-        "report": faults.limit_reports,
+        "report": error_table.limit_reports,
         "learn": lambda estimate, usage: None,
         "price": lambda reply: None,
         "most": lambda estimate: Spending(1, estimate.prompt + estimate.longest_answer),
     }
-    return Channel(
+    return Endpoint(
         name=name,
         model="m",
         steps=EndpointSteps(**usual | steps),
         limiter=limiter or Limiter(),
         concurrency=limits.concurrency or ConcurrencyController(limits.max_concurrency),
-        health=EndpointHealth(
+        health=CircuitBreaker(
             limits.max_wait,
             limits.max_outage,
             limits.stop_after_failures,

@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-
-from jobs.__main__ import COMMANDS, main
-from jobs.arguments import Parser, add_settings, default_run_path, read_endpoints, read_settings
-from pipeline.nouns.config import RunConfig
-from pipeline.nouns.errors import UsageError
+from captionmill.jobs.__main__ import COMMANDS, main
+from captionmill.jobs.arguments import Parser, add_settings, default_run_path, read_endpoints, read_settings
+from captionmill.nouns.config import RunConfig
+from captionmill.nouns.errors import UsageError
 
 
 def parse(*argv: str) -> RunConfig:

@@ -17,6 +17,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from captionmill.nouns.config import RunConfig
+from captionmill.nouns.errors import RowError, UsageError
+from captionmill.nouns.rows import HttpAnswer, Outcome, Row
+from captionmill.pictures.prepare import PicturePreparer
+from captionmill.rules.request import RequestBuilder
+from captionmill.sources.manifest import Manifest
+from captionmill.store import parts
+from captionmill.vision.sizes import picture_bounds
 from commands import KEY, captionmill, draw_pictures
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,15 +32,6 @@ from lying_server import LyingServer
 from scripted_chat import ScriptedChat, completion, good
 from test_runner import Bench
 from test_walks import MODEL, results
-
-from pipeline.edges import parts
-from pipeline.edges.manifest import Manifest
-from pipeline.nouns.config import RunConfig
-from pipeline.nouns.errors import RowError, UsageError
-from pipeline.nouns.rows import HttpAnswer, Outcome, Row
-from pipeline.pictures.prepare import PicturePreparer
-from pipeline.rules.request import RequestBuilder
-from pipeline.vision.sizes import picture_bounds
 
 CONFIG = RunConfig(model="gpt-4o")
 

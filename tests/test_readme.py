@@ -10,13 +10,12 @@ import tomllib
 from pathlib import Path
 
 import pandas as pd
+from captionmill.builtin.server import EndpointSettings, serving
+from captionmill.nouns.config import RunConfig
+from captionmill.store.parts import SCHEMA
+from captionmill.vision.models import vision_model
+from captionmill.vision.sizes import picture_bounds
 from commands import ROOT, captionmill, draw_pictures, environment
-
-from pipeline.edges.parts import SCHEMA
-from pipeline.endpoint.server import EndpointSettings, serving
-from pipeline.nouns.config import RunConfig
-from pipeline.vision.models import vision_model
-from pipeline.vision.sizes import picture_bounds
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -29,7 +28,7 @@ def test_the_examples_run(tmp_path):
     commands = tmp_path / "bin"
     commands.mkdir()
     shim = commands / "captionmill"
-    shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m jobs "$@"\n')
+    shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m captionmill "$@"\n')
     shim.chmod(0o755)
     blocks = re.findall(r"<!-- runs -->\n```(\w+)\n(.*?)```", README, re.S)
     assert len(blocks) >= 4

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from captionmill.builtin.server import EndpointSettings, serving
+from captionmill.store.folder import RunFolder
 from commands import KEY, captionmill, draw_pictures, start
-
-from pipeline.edges.folder import RunFolder
-from pipeline.endpoint.server import EndpointSettings, serving
 
 MODEL = ("--model", "gpt-4o")
 

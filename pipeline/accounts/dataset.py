@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..edges import parts
-from ..edges.folder import RunFolder
-from ..edges.journal import Journal
+from ..store import parts
+from ..store.folder import RunFolder
+from ..store.journal import Journal
 
 # long texts that many rows share: read as they stand in the file, once
 _REPEATED = frozenset({"prompt", "extra"})

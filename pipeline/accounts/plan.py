@@ -14,18 +14,18 @@ from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 
-from ..edges.folder import RunFolder
-from ..edges.journal import Journal
-from ..edges.manifest import Manifest, Survey
 from ..nouns.config import IMAGE_DEFAULTS, RunConfig
 from ..nouns.errors import RowError, UsageError
 from ..nouns.rows import Row
 from ..pictures.measure import Measured
 from ..rules.prices import PriceBook
 from ..rules.tokens import text_tokens
+from ..sources.manifest import Manifest, Survey
+from ..store.folder import RunFolder
+from ..store.journal import Journal
 from ..vision.models import BOUNDS, UNKNOWN, vision_model
 from ..vision.sizes import picture_bounds
-from .left import Left, Looked, look
+from .pending import Looked, PendingRows, look
 from .report import read_report
 
 FEWEST_ANSWERS = 5  # before they say more than a guess
@@ -167,7 +167,7 @@ def make_plan(
     folder = RunFolder(run_path)
     plan = Plan(survey, known(None, config), variants(config, options.compare), rows=survey.total)
     _read_state(plan, folder, None if options.is_moved else source, config)
-    left = Left(manifest, folder if plan.is_resumed else None, options.retry_failed)
+    left = PendingRows(manifest, folder if plan.is_resumed else None, options.retry_failed)
     if plan.is_resumed:
         plan.known = known(folder, config)
         plan.left = sum(len(batch) for batch in left.rows())

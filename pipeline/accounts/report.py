@@ -19,17 +19,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..edges import parts
-from ..edges.folder import RunFolder
-from ..edges.journal import IN_FLIGHT, Journal
 from ..nouns.errors import UsageError
 from ..nouns.money import DOLLARS
 from ..nouns.rows import Spending, Usage
 from ..rules.prices import PriceBook
-from ..rules.spread import Spread
+from ..store import parts
+from ..store.folder import RunFolder
+from ..store.journal import IN_FLIGHT, Journal
 from . import anomalies, dataset
 from .anomalies import Anomalies
 from .grouping import Key, keys
+from .histogram import Histogram
 from .spent import WITHOUT_USAGE
 
 _SUMS = (
@@ -171,7 +171,7 @@ class Report:
     unanswered: dict[str, Spending] = field(default_factory=dict)
     without_usage: int = 0
     unpriced_models: Counter[str] = field(default_factory=Counter)
-    spreads: dict[str, Spread] = field(default_factory=lambda: {name: Spread() for name in SPREADS})
+    spreads: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in SPREADS})
     minutes: dict[int, Minute] = field(default_factory=dict)
     dearest: list[Place] = field(default_factory=list)
     anomalies: Anomalies = field(default_factory=Anomalies)

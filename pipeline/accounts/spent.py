@@ -8,13 +8,13 @@ from decimal import Decimal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..edges.folder import RunFolder
-from ..edges.journal import Journal
 from ..nouns.config import Price, RunConfig
 from ..nouns.errors import UsageError
 from ..nouns.rows import Spending
 from ..rules.budget import Budget
 from ..rules.prices import PriceBook
+from ..store.folder import RunFolder
+from ..store.journal import Journal
 from . import dataset
 
 _GROUP = ("model", "model_requested", "endpoint")

@@ -8,21 +8,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
-import json
-import re
 import ssl
 import time
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 from types import SimpleNamespace, TracebackType
-from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 
-from ..nouns.errors import AccountError, ConnectionLost, RunError, UsageError
+from ..nouns.address import Address
+from ..nouns.errors import AccountError, ConnectionLost, RunError
 from ..nouns.rows import HttpAnswer
 
-SHORTEST_SECRET = 12
 MOST_ANSWER_BYTES = 64 * 2**20
 # aiohttp warns about larger bytes and would write them in one piece; BytesIO goes out in chunks
 _ONE_PIECE_BYTES = 2**20
@@ -30,77 +26,6 @@ _ONE_PIECE_BYTES = 2**20
 _KEEPALIVE_SECONDS = 4.0
 # a server that closes a connection in the moment it is used again; later than this it was at work on the request
 _RACE_SECONDS = 0.5
-_VERSION_SEGMENT = re.compile(r"/v\d+\w*(/|$)")
-_LOOPBACK = ("localhost", "127.", "[::1]", "::1")
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where requests go. key: None where the endpoint asks for none (Ollama, vLLM).
-
-    label: what tells it from another at the same address; empty where there is none.
-    """
-
-    url: str
-    key: str | None = field(repr=False)
-    label: str = ""
-
-    @property
-    def name(self) -> str:
-        """Host and path, for the `endpoint` column: no query, no credentials."""
-        parts = urlsplit(self.url)
-        name = parts.netloc.rpartition("@")[2] + parts.path
-        return f"{name} ({self.label})" if self.label else name
-
-    def scrub(self, text: str) -> str:
-        """Text without the key, whoever put it there."""
-        return text.replace(self.key, "[key]") if self.key else text
-
-    def scrub_record(self, record: str) -> str:
-        """JSON text without the key. A key too short to be one (any, x) is left: captions hold such words."""
-        if self.key is None or len(self.key) < SHORTEST_SECRET:
-            return record
-        return record.replace(_in_json(self.key), "[key]")
-
-    @property
-    def is_local(self) -> bool:
-        return (urlsplit(self.url).hostname or "").startswith(_LOOPBACK)
-
-    def headers(self) -> dict[str, str]:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self.key:
-            if "/openai/deployments/" in self.url:  # Azure takes a key in a header of its own
-                headers["api-key"] = self.key
-            else:
-                headers["Authorization"] = f"Bearer {self.key}"
-        return headers
-
-
-@lru_cache
-def _in_json(key: str) -> str:
-    return json.dumps(key)[1:-1]
-
-
-def chat_completions_url(base_url: str) -> str:
-    """The full address for what users write: with or without /v1, or already complete.
-
-    Azure's deployment form keeps its query. Raises UsageError for what is no http address.
-    """
-    try:
-        parts = urlsplit(base_url.strip())
-        _ = parts.port  # checked only when it is asked for
-    except ValueError as error:
-        raise UsageError(f"--base-url {base_url!r}: {error}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"--base-url {base_url!r}: an address like https://api.openai.com/v1 is needed")
-    if parts.username or parts.password:
-        raise UsageError("--base-url: leave name and password out of the address; the key has a variable")
-    path = parts.path.rstrip("/")
-    if not path.endswith("/chat/completions"):
-        if not _VERSION_SEGMENT.search(path) and "/openai/deployments/" not in path:
-            path += "/v1"
-        path += "/chat/completions"
-    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
 
 @dataclass(slots=True)
@@ -124,7 +49,7 @@ class ChatClient:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Address,
         timeout_seconds: float,
         connect_seconds: float,
         silence_seconds: float = 60.0,

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError
 
 from ..nouns.errors import RowError
-from ..nouns.sniff import PNG_SIGNATURE, Header, is_heif
 from . import colour
+from .header import PNG_SIGNATURE, Header, is_heif
 from .metadata import without_metadata
 
 # What may be opened: every raster format that Pillow reads itself. Not EPS and WMF, which run other

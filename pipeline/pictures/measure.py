@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from ..nouns.errors import RowError
 from ..nouns.rows import PictureBounds
-from ..nouns.sniff import PNG_SIGNATURE, read_header
 from .decode import (
     JPEG_FORMATS,
     MOST_JPEG_PIXELS,
@@ -18,6 +17,7 @@ from .decode import (
     orientation_of,
 )
 from .files import read_ends, read_file, read_tail
+from .header import PNG_SIGNATURE, read_header
 
 _FIRST_BYTES = (16_384, 262_144)  # a camera's preview may stand before the size
 _JPEG_SIGNATURE = b"\xff\xd8\xff"

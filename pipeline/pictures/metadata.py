@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..nouns.sniff import PNG_SIGNATURE
+from .header import PNG_SIGNATURE
 
 _KEPT_APPS = {0xE0: (b"JFIF\0",), 0xE2: (b"ICC_PROFILE\0",), 0xEE: (b"Adobe",)}
 _COMMENT = 0xFE

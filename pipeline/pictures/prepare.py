@@ -16,12 +16,12 @@ from PIL import Image
 from ..nouns.config import ImageSettings
 from ..nouns.errors import RowError
 from ..nouns.rows import Picture, PictureBounds, Row
-from ..nouns.sniff import Header, read_header
 from .cache import PictureCache
 from .colour import is_srgb
 from .decode import decode, embedded_profile
 from .encode import DoesNotFit, Encoded, encode
 from .files import read_file
+from .header import Header, read_header
 from .metadata import without_metadata
 
 Fetched = Mapping[str, bytes | RowError]  # by URL

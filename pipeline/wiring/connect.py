@@ -6,20 +6,21 @@ import random
 from collections.abc import Callable
 from decimal import Decimal
 
-from ..edges.chat import ChatClient, Endpoint
+from ..edges.chat import ChatClient
+from ..nouns.address import Address
 from ..nouns.config import EndpointEntry, Price, RunConfig
 from ..nouns.errors import AnswerError
 from ..nouns.rows import HttpAnswer, Picture, Reply, Row, Spending, TokenEstimate
-from ..rules import faults, replies
-from ..rules.concurrency import ConcurrencyController
-from ..rules.health import EndpointHealth
-from ..rules.limiter import Limiter
+from ..rules import error_table, response
+from ..rules.flow.breaker import CircuitBreaker
+from ..rules.flow.bucket import Limiter
+from ..rules.flow.concurrency import ConcurrencyController
 from ..rules.prices import PriceBook, Rates
 from ..rules.request import RequestBuilder
 from ..rules.retry import backoff_seconds
 from ..rules.tokens import TokenEstimator
 from ..vision.models import vision_model
-from .channel import Channel, EndpointSteps
+from .endpoint import Endpoint, EndpointSteps
 
 _MILLION = 10**6
 
@@ -31,7 +32,7 @@ def connect(
     prices: PriceBook,
     chance: random.Random,
     tell: Callable[[str], None],
-) -> Channel:
+) -> Endpoint:
     """The channel for one of `config.endpoints()`.
 
     client: need not be open yet. tell: gets a line where the endpoint rests or works again.
@@ -49,14 +50,14 @@ def connect(
             raise _scrubbed(error, endpoint) from None
 
     def read(answer: HttpAnswer) -> Reply:
-        reply = replies.read_reply(answer)
+        reply = response.read_reply(answer)
         if reply is None:
-            raise _scrubbed(faults.read_error(answer, config.endpoint_kind), endpoint)
+            raise _scrubbed(error_table.read_error(answer, config.endpoint_kind), endpoint)
         return reply
 
     money = _Money(prices, model, entry.price, lambda text: tell(f"{endpoint.name}: {text}"))
 
-    return Channel(
+    return Endpoint(
         name=endpoint.name,
         model=model,
         steps=EndpointSteps(
@@ -64,14 +65,14 @@ def connect(
             build=RequestBuilder(config, model).build,
             post=post,
             read=read,
-            report=lambda answer: faults.limit_reports(answer, config.rate_limit_headers),
+            report=lambda answer: error_table.limit_reports(answer, config.rate_limit_headers),
             learn=estimator.learn,
             price=money.price,
             most=money.most,
         ),
         limiter=Limiter(entry.tpm, entry.rpm, config.burst_seconds),
         concurrency=entry.concurrency or ConcurrencyController(config.max_concurrency),
-        health=EndpointHealth(
+        health=CircuitBreaker(
             config.max_wait,
             config.max_outage,
             config.stop_after_failures,
@@ -112,7 +113,7 @@ class _Money:
         return Spending(1, prompt + answer, max(dearest, default=None))
 
 
-def _scrubbed(error: AnswerError, endpoint: Endpoint) -> AnswerError:
+def _scrubbed(error: AnswerError, endpoint: Address) -> AnswerError:
     """Servers repeat the key they refuse, and broken headers come up in the client's own messages."""
     error.args = (endpoint.scrub(str(error)),)
     return error

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..edges.folder import RunFolder
-from .channel import Channel
+from ..store.folder import RunFolder
+from .endpoint import Endpoint
 
 LAG_SECONDS = 0.02
 WRITE_SECONDS = 2.0
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelState:
+class EndpointState:
     """One endpoint at this moment.
 
     tokens_per_minute: the limit it is held to, given, reported or found out; None while there is none.
@@ -39,7 +39,7 @@ class ChannelState:
     usage_finding: str | None = None
 
     @classmethod
-    def of(cls, channel: Channel, now: float) -> ChannelState:
+    def of(cls, channel: Endpoint, now: float) -> EndpointState:
         """now: by the loop's clock."""
         used, limit = channel.limiter.tokens_last_minute(now), channel.limiter.tokens_per_minute
         return cls(
@@ -89,12 +89,12 @@ class LoopLag:
             self.stalls += late > 0.05
 
 
-async def keep(folder: RunFolder, channels: Sequence[Channel], lag: LoopLag) -> None:
+async def keep(folder: RunFolder, channels: Sequence[Endpoint], lag: LoopLag) -> None:
     """Write the state where `status` finds it, and into the debug log. Until cancelled."""
     loop = asyncio.get_running_loop()
     log_at = loop.time() + LOG_SECONDS
     while True:
-        states = [ChannelState.of(channel, loop.time()) for channel in channels]
+        states = [EndpointState.of(channel, loop.time()) for channel in channels]
         state: dict[str, Any] = {"endpoints": [asdict(s) for s in states], "loop_lag_s": lag.longest_seconds}
         await loop.run_in_executor(None, folder.write_live, state)
         if loop.time() >= log_at:

@@ -16,13 +16,13 @@ from decimal import Decimal
 from pathlib import Path
 
 from ..accounts.spent import spent_before
-from ..edges import parts
-from ..edges.folder import RunFolder
-from ..edges.journal import Entry, Journal, salvage
 from ..nouns.errors import RunError, UsageError
 from ..nouns.rows import Spending
 from ..rules.prices import PriceBook
-from .checkup import NO_DAMAGE_KINDS, check, damage, open_whole
+from ..store import parts
+from ..store.check import NO_DAMAGE_KINDS, check, damage, open_whole
+from ..store.folder import RunFolder
+from ..store.journal import Entry, Journal, salvage
 
 
 @dataclass(slots=True)

@@ -34,11 +34,11 @@ from ..nouns.errors import (
 )
 from ..nouns.rows import Failure, Outcome, Picture, Prepared, Reply, Row, Spending, Tally, Usage
 from ..rules.budget import Budget
-from ..rules.faults import may_be_billed
+from ..rules.error_table import may_be_billed
 from ..rules.retry import call, retrying
-from .ahead import Ahead
-from .channel import Channel, Ticket
-from .gate import Ask, Gate
+from .dispatcher import Ask, Dispatcher
+from .endpoint import Endpoint, Ticket
+from .prefetch import Prefetch
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Runner:
     def __init__(
         self,
         steps: Steps,
-        channels: Sequence[Channel],
+        channels: Sequence[Endpoint],
         limits: LimitSettings,
         tally: Tally,
         chance: random.Random,
@@ -102,7 +102,7 @@ class Runner:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._steps = steps
-        self._gate = Gate(channels, budget)
+        self._gate = Dispatcher(channels, budget)
         # one for each request that may be out; it takes the next row when its answer is safe, so that no
         # more than that many answers can be lost, whatever happens
         self._workers = sum(channel.ceiling for channel in channels)
@@ -114,7 +114,7 @@ class Runner:
         self.stopped_by: RunError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._out: set[asyncio.Task[None]] = set()  # workers whose request is out, or being recorded
-        self._ahead: Ahead | None = None
+        self._ahead: Prefetch | None = None
 
     @property
     def in_flight(self) -> int:
@@ -124,7 +124,7 @@ class Runner:
     async def run(self, rows: AsyncGenerator[list[Row]]) -> None:
         """Until the rows are through or the run is stopped. Raises only what is a bug."""
         queue: asyncio.Queue[Prepared | None] = asyncio.Queue(min(self._workers, MOST_ROWS_AHEAD))
-        self._ahead = ahead = Ahead(rows, queue)
+        self._ahead = ahead = Prefetch(rows, queue)
         feeder = asyncio.create_task(self._feed(ahead))
         workers = [asyncio.create_task(self._work(ahead)) for _ in range(self._workers)]
         self._tasks = {feeder, *workers}
@@ -175,7 +175,7 @@ class Runner:
 
     # ---- feeding
 
-    async def _feed(self, ahead: Ahead) -> None:
+    async def _feed(self, ahead: Prefetch) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._steps.prepare_at_once):
@@ -187,11 +187,11 @@ class Runner:
             for _ in range(self._workers):
                 await ahead.queue.put(None)
 
-    async def _prepare(self, ahead: Ahead) -> None:
+    async def _prepare(self, ahead: Prefetch) -> None:
         while rows := await ahead.next_rows():
             await ahead.put(rows, await self._steps.prepare(rows))
 
-    async def _work(self, ahead: Ahead) -> None:
+    async def _work(self, ahead: Prefetch) -> None:
         while not self._is_stopping:
             prepared = await ahead.queue.get()
             if prepared is None:
@@ -217,7 +217,7 @@ class Runner:
         if trace.last is not None:
             self._note_end(trace.last.channel, outcome.failure)
 
-    def _note_end(self, channel: Channel, failure: Failure | None) -> None:
+    def _note_end(self, channel: Endpoint, failure: Failure | None) -> None:
         try:
             channel.recorded(failure)
         except RunError as error:
@@ -284,7 +284,7 @@ class Runner:
                 if not is_probe:
                     ask.avoid.add(channel)
 
-    def _goes_elsewhere(self, error: AnswerError, ask: Ask, channel: Channel) -> bool:
+    def _goes_elsewhere(self, error: AnswerError, ask: Ask, channel: Endpoint) -> bool:
         """Whether what one endpoint has against a row, or the row's owner, may be nothing to another."""
         is_of_the_endpoint = (
             isinstance(error, AccountError)
@@ -330,7 +330,7 @@ class Runner:
         except RunError as stop:
             self._put_aside(ticket.channel, stop)
 
-    def _put_aside(self, channel: Channel, error: RunError) -> None:
+    def _put_aside(self, channel: Endpoint, error: RunError) -> None:
         """Go on with the others. Raises RunError, for the whole run, where there are none."""
         if channel.put_aside is not None:
             return
@@ -414,7 +414,7 @@ def _is_cut(reply: Reply) -> bool:
     return all(choice.finish == "length" for choice in reply.choices)
 
 
-def _named(channel: Channel) -> str:
+def _named(channel: Endpoint) -> str:
     """Why an endpoint was given up, with its name; what the connection says has it already."""
     reason = str(channel.put_aside)
     return reason if reason.startswith(channel.name) else f"{channel.name}: {reason}"

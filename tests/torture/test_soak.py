@@ -10,10 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from captionmill.builtin.server import EndpointSettings, serving
 from commands import draw_pictures, start
 from test_walks import MODEL, results, stats
-
-from pipeline.endpoint.server import EndpointSettings, serving
 
 ROWS = int(os.environ.get("SOAK_ROWS", "20000"))
 FAULTS = {"500": 0.01, "429": 0.002, "reset": 0.005, "truncate": 0.002}

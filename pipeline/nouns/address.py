@@ -1,0 +1,84 @@
+"""Where requests go: the address of one endpoint, its key, and how the key stays out of everything we write."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from urllib.parse import urlsplit, urlunsplit
+
+from .errors import UsageError
+
+SHORTEST_SECRET = 12
+_VERSION_SEGMENT = re.compile(r"/v\d+\w*(/|$)")
+_LOOPBACK = ("localhost", "127.", "[::1]", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where requests go. key: None where the endpoint asks for none (Ollama, vLLM).
+
+    label: what tells it from another at the same address; empty where there is none.
+    """
+
+    url: str
+    key: str | None = field(repr=False)
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """Host and path, for the `endpoint` column: no query, no credentials."""
+        parts = urlsplit(self.url)
+        name = parts.netloc.rpartition("@")[2] + parts.path
+        return f"{name} ({self.label})" if self.label else name
+
+    def scrub(self, text: str) -> str:
+        """Text without the key, whoever put it there."""
+        return text.replace(self.key, "[key]") if self.key else text
+
+    def scrub_record(self, record: str) -> str:
+        """JSON text without the key. A key too short to be one (any, x) is left: captions hold such words."""
+        if self.key is None or len(self.key) < SHORTEST_SECRET:
+            return record
+        return record.replace(_in_json(self.key), "[key]")
+
+    @property
+    def is_local(self) -> bool:
+        return (urlsplit(self.url).hostname or "").startswith(_LOOPBACK)
+
+    def headers(self) -> dict[str, str]:
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if self.key:
+            if "/openai/deployments/" in self.url:  # Azure takes a key in a header of its own
+                headers["api-key"] = self.key
+            else:
+                headers["Authorization"] = f"Bearer {self.key}"
+        return headers
+
+
+@lru_cache
+def _in_json(key: str) -> str:
+    return json.dumps(key)[1:-1]
+
+
+def chat_completions_url(base_url: str) -> str:
+    """The full address for what users write: with or without /v1, or already complete.
+
+    Azure's deployment form keeps its query. Raises UsageError for what is no http address.
+    """
+    try:
+        parts = urlsplit(base_url.strip())
+        _ = parts.port  # checked only when it is asked for
+    except ValueError as error:
+        raise UsageError(f"--base-url {base_url!r}: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"--base-url {base_url!r}: an address like https://api.openai.com/v1 is needed")
+    if parts.username or parts.password:
+        raise UsageError("--base-url: leave name and password out of the address; the key has a variable")
+    path = parts.path.rstrip("/")
+    if not path.endswith("/chat/completions"):
+        if not _VERSION_SEGMENT.search(path) and "/openai/deployments/" not in path:
+            path += "/v1"
+        path += "/chat/completions"
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))

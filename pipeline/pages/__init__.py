@@ -1,0 +1,1 @@
+"""Web pages made from a run: report and gallery."""

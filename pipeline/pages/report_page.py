@@ -1,0 +1,137 @@
+"""report.html: what runs came to, as one file for a browser. It asks nobody for anything.
+
+Everything from a manifest or a server is escaped by the template; the charts are drawn here.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..accounts.report import Line, Place, Report, read_rows
+from ..nouns.config import IMAGE_DEFAULTS
+from ..nouns.errors import RowError
+from ..nouns.money import DOLLARS
+from ..store.folder import RunFolder, utc_now
+from . import html, plots
+from .thumbnail import thumbnail
+
+_MOST_LINES = 200
+_MOST_POINTS = 240  # of a line: more are not seen
+_BARS = 24
+_THUMBNAIL_SIDE_PX = 320
+_ROW_COLUMNS = ("id", "image", "content", "refusal", "cost_usd", "prompt_tokens", "completion_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    title: str
+    note: str
+    svg: str
+
+
+def write_report(folder: RunFolder, report: Report) -> Path:
+    """Write report.html into the folder; returns its path. report: of this run, or of several."""
+    lines = report.lines()
+    most = max((_weight(line) for _, line in lines), default=0.0)
+    page = html.template("report.html", report.currency).render(
+        report=report,
+        title=", ".join(run.path for run in report.runs),
+        css=html.css(),
+        written=utc_now(),
+        total=report.total,
+        lost=report.lost,
+        latency=report.spreads["latency_s"],
+        charts=_charts(report),
+        lines=lines[:_MOST_LINES],
+        more_lines=max(0, len(lines) - _MOST_LINES),
+        share=lambda line: round(100 * _weight(line) / most, 2) if most else 0,
+        dearest=_dearest(report),
+    )
+    folder.write_page(folder.report, page)
+    return folder.report
+
+
+def _weight(line: Line) -> float:
+    """For the bars beside the groups: money, else tokens."""
+    return float(line.cost_usd) if line.cost_usd is not None else line.tokens * 1e-15
+
+
+# ------------------------------------------------------------------------------- charts
+
+
+def _charts(report: Report) -> list[Chart]:
+    return [*_over_time(report), *_distributions(report)]
+
+
+def _over_time(report: Report) -> list[Chart]:
+    if len(report.minutes) < 2:
+        return []
+    unit = "$" if report.currency == DOLLARS else ""
+    first, last = min(report.minutes), max(report.minutes)
+    step = -(-(last - first + 1) // _MOST_POINTS)  # minutes a point
+    starts = list(range(first, last + 1, step))
+    tokens, costs = [0.0] * len(starts), [0.0] * len(starts)
+    for minute, sums in report.minutes.items():
+        tokens[(minute - first) // step] += sums.tokens / step
+        costs[(minute - first) // step] += float(sums.cost_usd)
+    charts = []
+    if report.total.cost_usd is not None:
+        so_far = [sum(costs[: n + 1]) for n in range(len(costs))]
+        charts.append(
+            Chart("Cost", f"{report.currency} so far, by time (UTC)", plots.over_time(starts, so_far, unit))
+        )
+    limits = [run.tokens_per_minute for run in report.runs]
+    limit = limits[0] if len(set(limits)) == 1 else None
+    note = "of answers; dashed: the limit" if limit else "of answers"
+    if step > 1:
+        note += f"; mean of {step} minutes"
+    charts.append(Chart("Tokens a minute", note, plots.over_time(starts, tokens, "", limit)))
+    return charts
+
+
+def _distributions(report: Report) -> list[Chart]:
+    titles = (
+        ("prompt_tokens", "Tokens in", "answers by their prompt tokens"),
+        ("completion_tokens", "Tokens out", "answers by their completion tokens"),
+        ("latency_s", "Latency", "answers by seconds of the last attempt"),
+        ("attempts", "Attempts", "answers by attempts"),
+    )
+    charts = []
+    for name, title, note in titles:
+        spread = report.spreads[name]
+        if spread.count:
+            is_whole = name != "latency_s"
+            svg = plots.distribution(spread.columns(_BARS, is_whole), is_whole)
+            charts.append(Chart(title, note, svg))
+    return charts
+
+
+# ------------------------------------------------------------------------------- rows
+
+
+def _dearest(report: Report) -> list[dict[str, Any]]:
+    rows = []
+    for place in report.dearest:
+        for row in read_rows([place], _ROW_COLUMNS):
+            rows.append(row | {"thumbnail": _thumbnail(place, row["image"])})
+    return rows
+
+
+def _thumbnail(place: Place, images: list[str] | None) -> str | None:
+    """Inside the page itself; None where the picture cannot be read any more."""
+    run = place.folder.read_run()
+    pictures = IMAGE_DEFAULTS | run["answer_settings"]
+    source = Path(run["source"])
+    base = source if source.is_dir() else source.parent
+    if not images or "://" in images[0]:
+        return None
+    try:
+        path = os.path.join(base, images[0])  # noqa: PTH118  an absolute path stays as it is
+        data = thumbnail(path, _THUMBNAIL_SIDE_PX, pictures["frame"], pictures["background"])
+    except RowError:
+        return None
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"

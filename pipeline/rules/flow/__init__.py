@@ -1,0 +1,1 @@
+"""May a request go now? The rules of one endpoint's flow control."""

@@ -1,0 +1,1 @@
+"""Folder, CSV, JSONL or Parquet -> Rows."""

@@ -1,0 +1,1 @@
+"""What is on disk: the run folder, the journal, the parts of the dataset."""

@@ -1,0 +1,474 @@
+"""One row's journey, N at a time: retries, pauses, stops. On virtual time, with scripted answers."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+
+import pytest
+import virtual_time
+from captionmill.nouns.config import LimitSettings
+from captionmill.nouns.errors import ConnectionLost, RowError, RunError
+from captionmill.nouns.rows import HttpAnswer, Row, Tally
+from captionmill.rules.flow.bucket import Limiter
+from captionmill.wiring.runner import Runner, Steps
+from scripted_chat import (
+    PICTURE,
+    Moderated,
+    QuotaServer,
+    ScriptedChat,
+    channel,
+    completion,
+    error,
+    good,
+    read,
+    rows,
+)
+
+
+class Bench:
+    """A runner with everything around it in memory. chat: one stand-in, or channels made from several."""
+
+    def __init__(
+        self,
+        chat,
+        count=1,
+        limiter=None,
+        row_errors=(),
+        prepare_seconds=0.0,
+        steps=None,
+        *,
+        budget=None,
+        **limits,
+    ):
+        self.limits = LimitSettings(**{"concurrency": 8, "max_retries": 3} | limits)
+        self.chat = chat
+        self.outcomes = {}
+        self.told = []
+        self.channels = (
+            chat
+            if isinstance(chat, list)
+            else [channel(chat, self.limits, limiter, tell=self.told.append, **steps or {})]
+        )
+        self.tally = Tally(total=count)
+        self.rows = rows(count)
+        self.row_errors = set(row_errors)
+        self.prepare_seconds = prepare_seconds
+        self.most_prepared = 0
+        self.unanswered = []
+        run_steps = Steps(
+            prepare=self.prepare,
+            record=self.record,
+            tell=self.told.append,
+            unanswered=lambda kind, spending: self.unanswered.append((kind, spending)),
+        )
+        self.runner = Runner(
+            run_steps,
+            self.channels,
+            self.limits,
+            self.tally,
+            random.Random(7),
+            budget=budget,
+            now=lambda: 1.0,
+        )
+
+    async def prepare(self, asked: list[Row]):
+        await asyncio.sleep(self.prepare_seconds)
+        prepared = []
+        for row in asked[:3]:  # fewer than asked, as the real one
+            bad = RowError(f"{row.id}: broken", kind="image_broken")
+            prepared.append((row, bad if row.id in self.row_errors else (PICTURE,)))
+        self.most_prepared = max(self.most_prepared, len(self.runner._ahead.queue._queue))
+        return prepared
+
+    async def record(self, outcome):
+        await asyncio.sleep(0.01)
+        assert outcome.row.id not in self.outcomes, "recorded twice"
+        self.outcomes[outcome.row.id] = outcome
+
+    async def source(self):
+        for start in range(0, len(self.rows), 5):
+            yield self.rows[start : start + 5]
+
+    async def go(self):
+        self.started_at = asyncio.get_running_loop().time()
+        await self.runner.run(self.source())
+        self.seconds = asyncio.get_running_loop().time() - self.started_at
+        return self
+
+    def run(self) -> Bench:
+        return virtual_time.run(self.go())
+
+
+def always(answer):
+    return itertools.repeat(answer)
+
+
+def test_every_row_is_answered_once():
+    """1,000 rows, each recorded once, each with its own answer, at most `concurrency` at a time, saving included."""
+    chat = ScriptedChat(always(good()))
+    bench = Bench(chat, 1000).run()
+    assert len(bench.outcomes) == bench.tally.answered == 1000
+    assert sorted(set(chat.bodies)) == [f"[row {r.id}]".encode() for r in bench.rows]
+    assert bench.seconds == pytest.approx(1000 / 8 * 0.11, rel=0.05)
+
+
+def test_pictures_are_prepared_only_so_far_ahead():
+    """A slow endpoint does not make prepared pictures pile up."""
+    bench = Bench(ScriptedChat(always(good()), latency_seconds=10), 500).run()
+    assert bench.most_prepared <= 8
+
+
+def test_a_broken_picture_is_one_failed_row():
+    """The others go on; nothing is sent for it."""
+    chat = ScriptedChat(always(good()))
+    bench = Bench(chat, 20, row_errors=["r000003"]).run()
+    assert bench.outcomes["r000003"].failure.kind == "image_broken"
+    assert bench.tally.answered == 19
+    assert len(chat.bodies) == 19
+
+
+def test_a_transient_failure_is_tried_again():
+    """500, a lost connection, broken JSON, then an answer: one answered row, four attempts."""
+    script = [
+        error(500, "server_error"),
+        ConnectionLost("reset", kind="connection"),
+        HttpAnswer(200, {}, b'{"id": "chatcm'),
+        good("at last"),
+    ]
+    bench = Bench(ScriptedChat(iter(script))).run()
+    outcome = bench.outcomes["r000000"]
+    assert (outcome.reply.choices[0].content, outcome.attempts) == ("at last", 4)
+    assert bench.tally.retries == 3
+
+
+def test_attempts_are_bounded():
+    """A row that always fails is written down with the last error after max_retries more attempts."""
+    chat = ScriptedChat(always(error(500, "server_error")))
+    bench = Bench(chat, max_retries=3).run()
+    assert len(chat.bodies) == 4
+    assert bench.outcomes["r000000"].failure.kind == "server_error"
+    assert bench.outcomes["r000000"].attempts == 4
+
+
+def test_a_refused_row_is_not_tried_again():
+    """400 for a picture costs one attempt."""
+    chat = ScriptedChat(always(error(400, "invalid_image_format")))
+    bench = Bench(chat).run()
+    assert len(chat.bodies) == 1
+    assert bench.outcomes["r000000"].failure.kind == "bad_image"
+
+
+def test_length_is_an_answer():
+    """An answer that was cut is kept and not bought again."""
+    body = json.loads(completion("A cut"))
+    body["choices"][0]["finish_reason"] = "length"
+    chat = ScriptedChat(always(HttpAnswer(200, {}, json.dumps(body).encode())))
+    bench = Bench(chat).run()
+    assert bench.outcomes["r000000"].reply.choices[0].finish == "length"
+    assert len(chat.bodies) == 1
+
+
+def test_a_429_pauses_everybody():
+    """Walk 2: after Retry-After: 20 nobody sends for 20 s, also rows that were not refused."""
+    refusal = error(429, "rate_limit_exceeded", {"retry-after": "20"})
+    chat = ScriptedChat(itertools.chain([good()] * 3, [refusal], always(good())))
+    bench = Bench(chat, 60, concurrency=4).run()
+    gaps = [b - a for a, b in itertools.pairwise(chat.sent_at)]
+    assert max(gaps) >= 19.9
+    assert bench.tally.answered == 60
+    assert bench.tally.rate_limited == 1
+    paused_at = chat.sent_at[gaps.index(max(gaps))]
+    assert not [t for t in chat.sent_at if paused_at + 0.1 < t < paused_at + 19.9]
+
+
+def test_a_pause_is_capped():
+    """Azure's 86,400 s silence a run for --max-wait seconds, not for a day."""
+    refusal = error(429, "429", {"retry-after": "86400"})
+    chat = ScriptedChat(itertools.chain([refusal], always(good())))
+    bench = Bench(chat, max_wait=60.0).run()
+    assert 60 <= bench.seconds < 62
+    assert bench.tally.answered == 1
+    assert bench.told == [
+        "server/v1 asks to wait 86,400 s; 60 s are waited (--max-wait), then it is asked once more"
+    ]
+
+
+def test_a_pause_that_stays_too_long_stops_the_run():
+    """Still asked to wait a day after --max-wait seconds: stop, resumable, with the figure; no row fails."""
+    chat = ScriptedChat(always(error(429, "429", {"retry-after": "86400"})))
+    bench = Bench(chat, 100, concurrency=4, max_wait=60.0).run()
+    assert "asks to wait 86,400 s" in str(bench.runner.stopped_by)
+    assert 60 <= bench.seconds < 65
+    assert bench.outcomes == {}
+    assert len(chat.bodies) <= 8
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (error(401, "invalid_api_key"), "bad_key"),
+        (error(429, "insufficient_quota"), "no_quota"),
+        (error(404, "model_not_found"), "model_not_found"),
+    ],
+)
+def test_a_refused_account_stops_the_run_after_a_handful(answer, kind):
+    """Bad key, no money, no such model: a few requests, not 40,000; no row is marked as failed."""
+    chat = ScriptedChat(always(answer))
+    bench = Bench(chat, 40_000, concurrency=4).run()
+    assert bench.runner.stopped_by.kind == kind
+    assert len(chat.bodies) <= 8
+    assert bench.outcomes == {}
+
+
+def test_one_refusal_between_answers_is_not_believed():
+    """A relay's stray 401 (its database was busy) costs a retry, not the run."""
+    stray = error(401, "invalid_api_key")
+    chat = ScriptedChat(itertools.chain([good(), stray, good(), stray], always(good())))
+    bench = Bench(chat, 50, concurrency=1).run()
+    assert bench.runner.stopped_by is None
+    assert bench.tally.answered == 50
+
+
+def test_an_endpoint_that_was_never_there_stops_the_run():
+    """Nothing listens: the run ends with that message instead of failing row after row."""
+    chat = ScriptedChat(always(ConnectionLost("nobody listens", kind="cannot_connect")))
+    bench = Bench(chat, 1000).run()
+    assert "nobody listens" in str(bench.runner.stopped_by)
+    assert bench.outcomes == {}
+
+
+def test_stopping_saves_what_is_out():
+    """Stop in mid-flight: the 8 requests out are answered and recorded, nothing more is sent."""
+    chat = ScriptedChat(always(good()), latency_seconds=5)
+    bench = Bench(chat, 100)
+
+    async def go():
+        running = asyncio.create_task(bench.go())
+        await asyncio.sleep(7)
+        sent = len(chat.bodies)
+        bench.runner.stop()
+        await running
+        return sent
+
+    sent = virtual_time.run(go())
+    assert sent == len(chat.bodies) == len(bench.outcomes) == 16
+
+
+def test_stopping_gives_up_rows_that_only_wait():
+    """Rows that wait for tokens or for the next attempt end at once and stay unfinished."""
+    chat = ScriptedChat(always(error(500, "server_error")), latency_seconds=0.1)
+    bench = Bench(chat, 10, max_retries=50)
+
+    async def go():
+        running = asyncio.create_task(bench.go())
+        await asyncio.sleep(40)
+        bench.runner.stop()
+        await asyncio.wait_for(running, 0.5)
+
+    virtual_time.run(go())
+    assert bench.outcomes == {}
+
+
+def test_a_second_stop_does_not_wait():
+    """The second signal ends the run though a request hangs."""
+    bench = Bench(ScriptedChat(always(good()), latency_seconds=3600), 10)
+
+    async def go():
+        running = asyncio.create_task(bench.go())
+        await asyncio.sleep(1)
+        bench.runner.stop()
+        await asyncio.sleep(1)
+        assert not running.done()
+        bench.runner.stop_at_once()
+        await asyncio.wait_for(running, 1)
+
+    virtual_time.run(go())
+
+
+def test_a_full_disk_stops_the_run():
+    """When a row cannot be made durable the run stops, resumable."""
+    bench = Bench(ScriptedChat(always(good())), 100)
+
+    async def record(outcome):
+        raise RunError("journal.sqlite: cannot be written (disk full)", kind="disk")
+
+    bench.runner._steps = Steps(
+        **{n: getattr(bench.runner._steps, n) for n in Steps.__dataclass_fields__} | {"record": record}
+    )
+    bench.run()
+    assert bench.runner.stopped_by.kind == "disk"
+    assert len(bench.chat.bodies) <= 16
+
+
+def test_rows_above_the_limit_fail_and_the_others_go_on():
+    """A request that no minute can hold is one failed row with both figures in its message."""
+    bench = Bench(ScriptedChat(always(good())), 3, limiter=Limiter(400)).run()
+    assert {o.failure.kind for o in bench.outcomes.values()} == {"over_limit"}
+
+
+@pytest.mark.parametrize("says_remaining", [True, False])
+def test_at_a_limit_all_of_it_is_used_without_a_429(says_remaining):
+    """10 minutes at 300,000 tokens: at least 97 % of what was to be had, at most 0.5 % refused.
+
+    A server that tells what is left is used from its full bucket on; for one that does not, ours spaces
+    the requests, and what it may use is the limit for each minute.
+    """
+    server = QuotaServer(300_000, cost=500, says_remaining=says_remaining)
+    count = 6000 if says_remaining else 5400
+
+    def read_500(answer: HttpAnswer):
+        # the reply's usage (420) is less than the server charges; only its headers know
+        return read(HttpAnswer(answer.status, answer.headers, answer.body.replace(b"420", b"500")))
+
+    limiter = Limiter(300_000)
+    bench = Bench(server, count, limiter=limiter, concurrency=64, steps={"read": read_500}).run()
+    assert bench.tally.answered == count
+    assert server.refused <= 0.005 * count
+    if says_remaining:
+        assert server.utilisation(bench.started_at + bench.seconds) >= 0.97
+    else:
+        assert count * 500 / (bench.seconds * 5000) >= 0.97
+
+
+def test_an_empty_quota_makes_no_storm():
+    """A quota that starts empty costs a few 429s at the start, then none."""
+    server = QuotaServer(300_000, cost=500, starts_full=False)
+    bench = Bench(server, 1500, limiter=Limiter(300_000), concurrency=64, max_retries=8).run()
+    assert bench.tally.answered == 1500
+    assert server.refused <= 10
+    assert server.utilisation(bench.started_at + bench.seconds) >= 0.97
+
+
+# ------------------------------------------------------------------------------- outages and odd rows
+
+
+def test_an_outage_of_twenty_minutes_fails_no_row():
+    """Nobody can be reached for 20 minutes in the middle: the run waits, and then answers everything."""
+    gone_until = 1010.0 + 1200
+
+    def post():
+        if 1010.0 < asyncio.get_running_loop().time() < gone_until:
+            raise ConnectionLost("no route", kind="cannot_connect")
+        return good()
+
+    bench = Bench(ScriptedChat(always(post)), 1000).run()
+    assert bench.tally.answered == 1000
+    assert bench.tally.failed == 0
+    assert 1200 < bench.seconds < 1200 + 120
+    assert len(bench.chat.bodies) < 1000 + 8 * 40  # it does not hammer a dead endpoint
+
+
+def test_an_outage_without_end_stops_the_run():
+    """After --max-outage: stop, resumable, with how long it lasted; no row has failed."""
+    script = itertools.chain([good()] * 20, always(ConnectionLost("no route", kind="cannot_connect")))
+    bench = Bench(ScriptedChat(script), 1000, max_outage=600.0).run()
+    assert "no route, for 6" in str(bench.runner.stopped_by)
+    assert (bench.tally.answered, bench.tally.failed) == (20, 0)
+
+
+def test_refusals_for_a_limit_do_not_use_up_a_rows_attempts():
+    """Sixty a minute, nothing said but Retry-After, 32 at once: every row is answered in the end."""
+    state = {"level": 0.0, "at": None}
+
+    def post():
+        now = asyncio.get_running_loop().time()
+        state["level"] = min(1.0, state["level"] + (0 if state["at"] is None else now - state["at"]))
+        state["at"] = now
+        if state["level"] < 1:
+            return error(429, "rate_limit_exceeded", {"retry-after": "1"})
+        state["level"] -= 1
+        return good()
+
+    bench = Bench(ScriptedChat(always(post), latency_seconds=0.0), 200, concurrency=32, max_retries=3).run()
+    assert bench.tally.answered == 200
+
+
+def test_one_row_that_is_always_refused_does_not_stop_the_run():
+    """A router's moderation gives 403 for one picture: that row fails, also on a resume it blocks nobody."""
+
+    for concurrency in (1, 4):
+        bench = Bench(Moderated(), 40, concurrency=concurrency, max_retries=8).run()
+        assert bench.runner.stopped_by is None
+        assert bench.tally.answered == 39
+        assert bench.outcomes["r000002"].failure.kind == "no_permission"
+
+
+@pytest.mark.parametrize(("answers_before", "failed"), [(0, 20), (30, 50)])
+def test_every_row_failing_alike_stops_the_run(answers_before, failed):
+    """max_tokens too large for the model: 20 rows at the start, or 50 in a row, not 40,000."""
+    refusal = error(400, "invalid_value", message="max_tokens is too large")
+    bench = Bench(ScriptedChat(itertools.chain([good()] * answers_before, always(refusal))), 4000).run()
+    assert f"{failed} rows in a row failed" in str(bench.runner.stopped_by)
+    assert bench.tally.failed <= failed + 8
+
+
+@pytest.mark.parametrize(
+    ("stop_after_failures", "answers_before", "failed"),
+    [(1, 0, 1), (5, 0, 2), (5, 9, 5), (0, 0, None), (0, 9, None)],
+)
+def test_after_how_many_failures_a_run_stops_is_a_setting(stop_after_failures, answers_before, failed):
+    """So many in a row, two fifths of it before the first answer; with 0 the manifest is worked through."""
+    script = itertools.chain(
+        [good()] * answers_before, always(error(400, "invalid_value", message="too large"))
+    )
+    bench = Bench(ScriptedChat(script), 300, concurrency=1, stop_after_failures=stop_after_failures).run()
+    assert bench.tally.failed == (300 - answers_before if failed is None else failed)
+    assert (bench.runner.stopped_by is None) == (failed is None)
+
+
+def test_broken_pictures_in_any_number_stop_nothing():
+    """They cost nothing, and a folder may hold many."""
+    bench = Bench(ScriptedChat(always(good())), 100, row_errors=[f"r{n:06d}" for n in range(90)]).run()
+    assert (bench.tally.answered, bench.tally.failed) == (10, 90)
+
+
+def test_what_is_out_is_saved_when_something_unexpected_breaks():
+    """A bug in preparing loses no answer that is on its way."""
+    bench = Bench(ScriptedChat(always(good()), latency_seconds=5), 100)
+    prepare = bench.prepare
+
+    async def breaking(asked):
+        if asked[0].id >= "r000030":
+            await asyncio.sleep(1)
+            raise ZeroDivisionError
+        return await prepare(asked)
+
+    bench.runner._steps = Steps(
+        **{n: getattr(bench.runner._steps, n) for n in Steps.__dataclass_fields__} | {"prepare": breaking}
+    )
+    with pytest.raises(BaseException):  # noqa: B017  an ExceptionGroup around it
+        bench.run()
+    assert len(bench.outcomes) == len(bench.chat.bodies) > 0
+
+
+def test_unused_reservations_are_given_back():
+    """Reserved 500, used 50: with settling the run takes a fraction of the time that the reservations would."""
+    small = HttpAnswer(200, {}, completion("x", 40, 10))
+    chat = ScriptedChat(always(small), latency_seconds=0.05)
+    settled = Bench(chat, 1000, limiter=Limiter(60_000), charge="used").run()
+    reserved = Bench(ScriptedChat(always(small)), 1000, limiter=Limiter(60_000), charge="reserved").run()
+    assert settled.seconds < 0.25 * reserved.seconds
+
+
+def test_prepared_bytes_are_bounded_and_given_back(monkeypatch):
+    """With room for five pictures no more than that (and what is just being prepared) is held, and all get through."""
+    monkeypatch.setattr("captionmill.wiring.prefetch.MOST_BYTES_HELD", 5 * len(PICTURE.base64))
+    bench = Bench(ScriptedChat(always(good()), latency_seconds=1), 200, concurrency=32)
+    most = 0
+    record = bench.record
+
+    async def watching(outcome):
+        nonlocal most
+        most = max(most, bench.runner._ahead.bytes_held)
+        await record(outcome)
+
+    bench.runner._steps = Steps(
+        **{n: getattr(bench.runner._steps, n) for n in Steps.__dataclass_fields__} | {"record": watching}
+    )
+    bench.run()
+    assert bench.tally.answered == 200
+    assert most <= (5 + 2 * 3 + 3) * len(PICTURE.base64)
+    assert bench.runner._ahead.bytes_held == 0
