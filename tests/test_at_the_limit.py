@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import pytest
 import virtual_time
+from bench import Bench
 from scripted_chat import QuotaServer, channel, completion, error, good
-from test_runner import Bench
 
 from pipeline.nouns.config import ChatSettings, LimitSettings
 from pipeline.nouns.rows import HttpAnswer

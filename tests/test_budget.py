@@ -13,14 +13,12 @@ from decimal import Decimal
 import pandas as pd
 import pytest
 import virtual_time
-from commands import captionmill, draw_pictures, start
+from bench import Bench, answer, failed, write
+from commands import MODEL, captionmill, draw_pictures, results, start, stats, wait_for_answers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lying_server import LyingServer, http
 from scripted_chat import ScriptedChat, channel, completion, error, good
-from test_report import answer, failed, write
-from test_runner import Bench
-from test_walks import MODEL, results, stats, wait_for_answers
 
 from pipeline.accounts.spent import spent_before
 from pipeline.endpoint.server import EndpointSettings, serving

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import pytest
 import virtual_time
+from bench import Bench
 from scripted_chat import error, good
-from test_runner import Bench
 
 from pipeline.nouns.rows import HttpAnswer
 from pipeline.rules.concurrency import ConcurrencyController

@@ -7,8 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 import virtual_time
-from commands import captionmill, draw_pictures
-from test_walks import MODEL, results, stats
+from commands import MODEL, captionmill, draw_pictures, results, stats
 
 from pipeline.endpoint.server import EndpointSettings, serving
 from pipeline.wiring.deadline import ends_at, keep

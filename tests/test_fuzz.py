@@ -17,13 +17,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import KEY, captionmill, draw_pictures
+from bench import Bench
+from commands import KEY, MODEL, captionmill, draw_pictures, results
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lying_server import LyingServer
 from scripted_chat import ScriptedChat, completion, good
-from test_runner import Bench
-from test_walks import MODEL, results
 
 from pipeline.edges import parts
 from pipeline.edges.manifest import Manifest

@@ -10,9 +10,9 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from bench import write
 from browser import DESKTOP, PHONE
 from commands import captionmill, draw_pictures, peak_megabytes
-from test_report import write
 
 from pipeline.accounts import gallery
 from pipeline.accounts.gallery import View, write_gallery

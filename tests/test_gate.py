@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 import virtual_time
+from bench import Bench, always
 from scripted_chat import Moderated, QuotaServer, ScriptedChat, channel, error, good, rows
-from test_runner import Bench, always
 
 from pipeline.nouns.config import LimitSettings
 from pipeline.nouns.errors import ConnectionLost, RunError, ServerBusy

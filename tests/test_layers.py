@@ -104,3 +104,16 @@ def test_the_library_knows_no_command_line():
         if found in ("jobs", "argparse", "sys")
     ]
     assert wrong == []
+
+
+def test_no_test_module_imports_from_another():
+    """What tests share lies in helper modules: a file of tests can be moved or run alone."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno} imports {name}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [*(alias.name for alias in node.names), getattr(node, "module", None) or ""]
+        if name.rpartition(".")[2].startswith("test_")
+    ]
+    assert wrong == []

@@ -19,8 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import captionmill, command, draw_pictures, environment
-from test_walks import MODEL, results, stats, wait_for_answers
+from commands import MODEL, captionmill, command, draw_pictures, environment, results, stats, wait_for_answers
 
 from pipeline.edges.folder import RunFolder
 from pipeline.endpoint.server import EndpointSettings, serving

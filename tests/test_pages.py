@@ -8,9 +8,9 @@ from decimal import Decimal
 
 import pandas as pd
 import pytest
+from bench import answer, write
 from browser import DESKTOP, PHONE
 from commands import captionmill, draw_pictures
-from test_report import answer, write
 
 from pipeline.accounts.report import read_report
 from pipeline.accounts.report_page import write_report

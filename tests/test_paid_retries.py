@@ -7,9 +7,9 @@ import json
 
 import pytest
 import virtual_time
+from bench import Bench, always
 from pydantic import ValidationError
 from scripted_chat import ScriptedChat, completion, error, good, rows
-from test_runner import Bench, always
 
 from pipeline.nouns.config import ChatSettings, RunConfig
 from pipeline.nouns.rows import HttpAnswer, Usage

@@ -8,9 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from commands import ROOT, captionmill, draw_pictures
+from commands import MODEL, ROOT, captionmill, draw_pictures, results, stats
 from PIL import Image
-from test_walks import MODEL, results, stats
 
 from pipeline.accounts.plan import Options, cost, make_plan, seconds_at_the_limits
 from pipeline.edges.manifest import Manifest

@@ -17,11 +17,10 @@ from pathlib import Path
 
 import pytest
 import recorded_run
-from commands import draw_pictures, environment
+from commands import MODEL, draw_pictures, environment
 from lying_server import LyingServer, http
 from power_loss import Disk, Event, printed, record
 from scripted_chat import completion
-from test_walks import MODEL
 
 from pipeline.edges import parts
 from pipeline.edges.chat import Endpoint

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 import pytest
-from commands import captionmill, draw_pictures
+from commands import MODEL, captionmill, draw_pictures, results, stats
 from PIL import Image
-from test_walks import MODEL, results, stats
 
 from pipeline.endpoint.server import EndpointSettings, serving
 from pipeline.nouns.config import RunConfig

@@ -13,8 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from commands import captionmill, draw_pictures
-from test_walks import MODEL, results, stats
+from commands import MODEL, captionmill, draw_pictures, results, stats
 
 from jobs.__main__ import run_job
 from pipeline.edges import parts

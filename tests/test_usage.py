@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from commands import captionmill, draw_pictures
+from commands import MODEL, captionmill, draw_pictures, results, stats
 from lying_server import LyingServer, http
 from scripted_chat import completion
-from test_walks import MODEL, results, stats
 
 from pipeline.endpoint.server import EndpointSettings, serving
 from pipeline.nouns.rows import TokenEstimate, Usage

@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import draw_pictures, start
-from test_walks import MODEL, results, stats
+from commands import MODEL, draw_pictures, results, start, stats
 
 from pipeline.endpoint.server import EndpointSettings, serving
 

@@ -18,8 +18,7 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 import pytest
-from commands import captionmill, draw_pictures, start
-from test_walks import MODEL, results, stats
+from commands import MODEL, captionmill, draw_pictures, results, start, stats
 
 from pipeline.endpoint.server import EndpointSettings, serving
 
