@@ -1,16 +1,23 @@
-"""Runs the real command in a process of its own, as a user would."""
+"""Runs the real command in a process of its own, as a user would, and reads what it left behind."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+from captionmill.store.folder import RunFolder
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parent.parent
 KEY = "sk-marker-5d1c9e7a"
+MODEL = ("--model", "gpt-4o")
 
 
 def environment(base_url: str | None = None, **more: str) -> dict[str, str]:
@@ -76,3 +83,32 @@ def peak_megabytes(*arguments: object) -> tuple[float, str]:
     line = [sys.executable, "-c", script, *map(str, arguments)]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
     return int(done.stderr.split()[-2]) / 1024, done.stdout
+
+
+def results(run: Path) -> pd.DataFrame:
+    """The dataset of a run; no id is there twice."""
+    table = pd.read_parquet(run / "results")
+    assert table["id"].is_unique
+    return table
+
+
+def stats(base_url: str) -> dict:
+    """What the built-in endpoint says that it did."""
+    with urllib.request.urlopen(base_url.removesuffix("/v1") + "/stats", timeout=10) as response:
+        return json.load(response)
+
+
+def wait_for_answers(base_url: str, count: int, seconds: float = 60) -> None:
+    """Until the server has answered so many requests."""
+    deadline = time.monotonic() + seconds
+    while stats(base_url)["answers"] < count:
+        assert time.monotonic() < deadline, "the run does not get on"
+        time.sleep(0.02)  # another process: there is no clock of ours to move
+
+
+def wait_for_live(run: Path, is_so: Callable[[dict], bool], seconds: float = 60) -> None:
+    """Until the run has written, of its only endpoint, that it is so."""
+    deadline = time.monotonic() + seconds
+    while not (state := RunFolder(run).read_live()) or not is_so(state["endpoints"][0]):
+        assert time.monotonic() < deadline, "the run does not say so"
+        time.sleep(0.02)  # another process, as above

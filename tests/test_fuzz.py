@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bench import Bench
 from captionmill.nouns.config import RunConfig
 from captionmill.nouns.errors import RowError, UsageError
 from captionmill.nouns.rows import HttpAnswer, Outcome, Row
@@ -25,13 +26,11 @@ from captionmill.rules.request import RequestBuilder
 from captionmill.sources.manifest import Manifest
 from captionmill.store import parts
 from captionmill.vision.sizes import picture_bounds
-from commands import KEY, captionmill, draw_pictures
+from commands import KEY, MODEL, captionmill, draw_pictures, results
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lying_server import LyingServer
 from scripted_chat import ScriptedChat, completion, good
-from test_runner import Bench
-from test_walks import MODEL, results
 
 CONFIG = RunConfig(model="gpt-4o")
 

@@ -25,8 +25,7 @@ MAY_IMPORT = {
 ROOMS = {
     "aiohttp": {"edges.chat", "pictures.remote", "builtin.server"},
     "sqlite3": {"store.journal"},
-    "PIL": {f"pictures.{room}" for room in ("decode", "colour", "encode", "prepare")}
-    | {"builtin.describer"},
+    "PIL": {f"pictures.{room}" for room in ("decode", "colour", "encode", "prepare")} | {"builtin.describer"},
     "tenacity": {"rules.retry"},
     "genai_prices": {"rules.prices"},
     "jinja2": {"pages.html"},
@@ -104,5 +103,18 @@ def test_the_library_knows_no_command_line():
         for name, tree in modules().items()
         for line, found in imports(name, tree)
         if found in ("captionmill.jobs", "argparse", "sys")
+    ]
+    assert wrong == []
+
+
+def test_no_test_module_imports_from_another():
+    """What tests share lies in helper modules: a file of tests can be moved or run alone."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno} imports {name}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [*(alias.name for alias in node.names), getattr(node, "module", None) or ""]
+        if name.rpartition(".")[2].startswith("test_")
     ]
     assert wrong == []

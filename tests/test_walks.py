@@ -6,45 +6,21 @@ import json
 import re
 import signal
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from captionmill.builtin.server import EndpointSettings, serving
-from captionmill.store.folder import RunFolder
-from commands import KEY, captionmill, draw_pictures, start
-
-MODEL = ("--model", "gpt-4o")
-
-
-def results(run: Path) -> pd.DataFrame:
-    table = pd.read_parquet(run / "results")
-    assert table["id"].is_unique
-    return table
-
-
-def stats(base_url: str) -> dict:
-    import urllib.request
-
-    with urllib.request.urlopen(base_url.removesuffix("/v1") + "/stats", timeout=10) as response:
-        return json.load(response)
-
-
-def wait_for_answers(base_url: str, count: int, seconds: float = 60) -> None:
-    """Until the server has answered so many requests."""
-    deadline = time.monotonic() + seconds
-    while stats(base_url)["answers"] < count:
-        assert time.monotonic() < deadline, "the run does not get on"
-        time.sleep(0.02)  # another process: there is no clock of ours to move
-
-
-def wait_for_live(run: Path, is_so: Callable[[dict], bool], seconds: float = 60) -> None:
-    """Until the run has written, of its only endpoint, that it is so."""
-    deadline = time.monotonic() + seconds
-    while not (state := RunFolder(run).read_live()) or not is_so(state["endpoints"][0]):
-        assert time.monotonic() < deadline, "the run does not say so"
-        time.sleep(0.02)  # another process, as above
+from commands import (
+    KEY,
+    MODEL,
+    captionmill,
+    draw_pictures,
+    results,
+    start,
+    stats,
+    wait_for_answers,
+    wait_for_live,
+)
 
 
 def test_walk_1_a_row(tmp_path):

@@ -13,6 +13,7 @@ from decimal import Decimal
 import pandas as pd
 import pytest
 import virtual_time
+from bench import Bench, answer, failed, write
 from captionmill.accounts.spent import spent_before
 from captionmill.builtin.server import EndpointSettings, serving
 from captionmill.nouns.config import LimitSettings, Price, PriceTable
@@ -20,14 +21,11 @@ from captionmill.nouns.errors import ConnectionLost
 from captionmill.nouns.rows import HttpAnswer, Spending, TokenEstimate, Usage
 from captionmill.rules.budget import Budget
 from captionmill.rules.prices import PriceBook
-from commands import captionmill, draw_pictures, start
+from commands import MODEL, captionmill, draw_pictures, results, start, stats, wait_for_answers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lying_server import LyingServer, http
 from scripted_chat import ScriptedChat, channel, completion, error, good
-from test_report import answer, failed, write
-from test_runner import Bench
-from test_walks import MODEL, results, stats, wait_for_answers
 
 
 class Spender:

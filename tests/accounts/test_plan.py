@@ -19,9 +19,8 @@ from captionmill.rules.prices import PriceBook
 from captionmill.rules.request import RequestBuilder
 from captionmill.sources.manifest import Manifest
 from captionmill.vision.sizes import picture_bounds
-from commands import ROOT, captionmill, draw_pictures
+from commands import MODEL, ROOT, captionmill, draw_pictures, results, stats
 from PIL import Image
-from test_walks import MODEL, results, stats
 
 SAMPLES = ROOT / "sample_data" / "images"
 FAMILIES = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
 import json
@@ -14,83 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench import DAY, answer, failed, write
 from captionmill.accounts.histogram import Histogram
 from captionmill.accounts.report import read_report, read_rows
 from captionmill.builtin.server import EndpointSettings, serving
 from captionmill.nouns.config import PriceTable
 from captionmill.nouns.errors import UsageError
-from captionmill.nouns.rows import Choice, Failure, Outcome, Picture, Reply, Row, Spending, Usage
+from captionmill.nouns.rows import Spending, Usage
 from captionmill.rules.prices import PriceBook
 from captionmill.store import parts
-from captionmill.store.checkpoint import open_checkpoint
 from captionmill.store.folder import RunFolder
 from captionmill.store.journal import Entry, Journal, Part
-from commands import captionmill, draw_pictures, peak_megabytes
+from commands import MODEL, captionmill, draw_pictures, peak_megabytes, results
 from hypothesis import given
 from hypothesis import strategies as st
-from test_walks import MODEL, results
-
-DAY = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()
-
-
-def answer(n: int, **more) -> Outcome:
-    """Row n. more: prompt_tokens, size, usage, model, finish, prompt."""
-    given_values = {
-        "prompt_tokens": 778,
-        "size": (1024, 768),
-        "model": "gpt-4o",
-        "finish": "stop",
-        "prompt": "p" * 52,
-    } | more
-    usage = more.get(
-        "usage", Usage(given_values["prompt_tokens"], 50, given_values["prompt_tokens"] + 50, 8, 4)
-    )
-    row = Row(
-        f"{n}",
-        (f"{'ab'[n % 2]}/x/{n}.png",),
-        ("x",),
-        given_values["prompt"],
-        json.dumps({"who": ["Ada", "伯"][n % 2], "n": n % 3}),
-    )
-    picture = Picture(b"QUJD", "image/jpeg", *given_values["size"], 90_000, "0" * 64)
-    choice = Choice(0, "text", given_values["finish"], given_values["finish"])
-    at = DAY + 8000 * n  # from noon: the last four of ten rows fall on the next day
-    cost = PriceBook().cost((given_values["model"],), usage)
-    return Outcome(
-        row, at - 2, at, 1 + n % 2, Reply((choice,), usage, model=given_values["model"]), None, (picture,), 900, 1.5, "e/v1",
-        given_values["model"], cost,
-    )  # fmt: skip
-
-
-def failed(n: int, kind: str = "timeout") -> Outcome:
-    row = Row(f"{n}", ("c.png",), ("x",), "p", None)
-    return Outcome(
-        row, DAY, DAY, 3, failure=Failure(kind, f"{n}: no <b>answer</b>", 504), model_requested="gpt-4o"
-    )
-
-
-def write(
-    path: Path, outcomes: list[Outcome], unanswered: dict[str, Spending] | None = None, **run
-) -> RunFolder:
-    """A run with these rows: parts of four, the rest still in the journal."""
-    folder = RunFolder(path)
-    folder.lock()
-    folder.write_run({"source": str(path), "rows": len(outcomes), "answer_settings": {}} | run)
-
-    async def record():
-        checkpoint = open_checkpoint(folder, 4)
-        for kind, spending in (unanswered or {}).items():
-            checkpoint.unanswered(kind, spending)
-        for outcome in outcomes:
-            kind = outcome.failure.kind if outcome.failure else None
-            await checkpoint.record(Entry(outcome.row.id, kind, parts.to_record(outcome, "gpt-4o")))
-        if checkpoint._writing:
-            await asyncio.wait([checkpoint._writing])
-        checkpoint.close()
-
-    asyncio.run(record())
-    folder.unlock()
-    return folder
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from commands import captionmill, command, draw_pictures, environment
+from commands import MODEL, captionmill, command, draw_pictures, environment, results, wait_for_live
 from lying_server import LyingServer, http
 from scripted_chat import completion
-from test_walks import MODEL, results, wait_for_live
 
 HOST = "relay.test"
 CLOSE = "Connection: close\r\n"  # so that each request needs the name anew

@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from bench import write
 from browser import DESKTOP, PHONE
 from captionmill.nouns.errors import UsageError
 from captionmill.nouns.rows import Choice, Failure, Outcome, Reply, Row, Usage
@@ -19,7 +20,6 @@ from captionmill.store import parts
 from captionmill.store.folder import RunFolder
 from captionmill.store.journal import Entry, Journal
 from commands import captionmill, draw_pictures, peak_megabytes
-from test_report import write
 
 NASTY = '<script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">'
 LONG = "一张照片,描绘了安静的港口。" * 60 + " https://example.com/" + "x" * 300

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import pandas as pd
 import pytest
+from bench import answer, write
 from browser import DESKTOP, PHONE
 from captionmill.accounts.report import read_report
 from captionmill.nouns.rows import Choice, Failure, Outcome, Reply, Row, Usage
@@ -17,7 +18,6 @@ from captionmill.store.checkpoint import open_checkpoint
 from captionmill.store.folder import RunFolder
 from captionmill.store.journal import Entry
 from commands import captionmill, draw_pictures
-from test_report import answer, write
 
 NASTY = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
 

@@ -21,9 +21,8 @@ from captionmill.pictures.pool import PicturePool
 from captionmill.pictures.prepare import PicturePreparer
 from captionmill.pictures.remote import RemotePictures, is_public
 from captionmill.vision.sizes import picture_bounds
-from commands import captionmill, draw_pictures
+from commands import MODEL, captionmill, draw_pictures, results, stats
 from PIL import Image
-from test_walks import MODEL, results, stats
 
 
 def jpeg() -> bytes:

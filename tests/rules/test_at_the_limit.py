@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import virtual_time
+from bench import Bench
 from captionmill.nouns.config import ChatSettings, LimitSettings
 from captionmill.nouns.rows import HttpAnswer
 from captionmill.rules.flow.bucket import Limiter, TokenBucket
@@ -16,7 +17,6 @@ from captionmill.rules.flow.discovery import RateDiscovery
 from captionmill.rules.tokens import TokenEstimator
 from captionmill.vision.models import vision_model
 from scripted_chat import QuotaServer, channel, completion, error, good
-from test_runner import Bench
 
 TPM = 300_000
 

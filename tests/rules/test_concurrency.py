@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import pytest
 import virtual_time
+from bench import Bench
 from captionmill.nouns.rows import HttpAnswer
 from captionmill.rules.flow.concurrency import ConcurrencyController
 from scripted_chat import error, good
-from test_runner import Bench
 
 # ------------------------------------------------------------------------------- the rules
 

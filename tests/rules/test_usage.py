@@ -6,10 +6,9 @@ import pytest
 from captionmill.builtin.server import EndpointSettings, serving
 from captionmill.nouns.rows import TokenEstimate, Usage
 from captionmill.rules.usage import UsageWatch
-from commands import captionmill, draw_pictures
+from commands import MODEL, captionmill, draw_pictures, results, stats
 from lying_server import LyingServer, http
 from scripted_chat import completion
-from test_walks import MODEL, results, stats
 
 BASE64 = 200_000
 

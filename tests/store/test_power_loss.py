@@ -22,11 +22,10 @@ from captionmill.nouns.config import RunConfig
 from captionmill.store import parts
 from captionmill.store.folder import RunFolder
 from captionmill.wiring.session import Job, Session
-from commands import draw_pictures, environment
+from commands import MODEL, draw_pictures, environment
 from lying_server import LyingServer, http
 from power_loss import Disk, Event, printed, record
 from scripted_chat import completion
-from test_walks import MODEL
 
 RUN = Path("new/deeper/run")  # folders that do not exist yet have names to lose, too
 

@@ -22,8 +22,7 @@ from captionmill.store.check import check
 from captionmill.store.folder import RunFolder
 from captionmill.store.journal import Entry, Journal, Part, salvage
 from captionmill.wiring.repair import Repaired, repair
-from commands import captionmill, draw_pictures
-from test_walks import MODEL, results, stats
+from commands import MODEL, captionmill, draw_pictures, results, stats
 
 ROWS, ROWS_A_PART = 12, 4
 ARGUMENTS = ("caption", "p", *MODEL, "--rows-per-part", ROWS_A_PART, "--concurrency", 2)

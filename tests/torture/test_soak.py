@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 from captionmill.builtin.server import EndpointSettings, serving
-from commands import draw_pictures, start
-from test_walks import MODEL, results, stats
+from commands import MODEL, draw_pictures, results, start, stats
 
 ROWS = int(os.environ.get("SOAK_ROWS", "20000"))
 FAULTS = {"500": 0.01, "429": 0.002, "reset": 0.005, "truncate": 0.002}

@@ -19,8 +19,7 @@ import duckdb
 import pandas as pd
 import pytest
 from captionmill.builtin.server import EndpointSettings, serving
-from commands import captionmill, draw_pictures, start
-from test_walks import MODEL, results, stats
+from commands import MODEL, captionmill, draw_pictures, results, start, stats
 
 KILLS = int(os.environ.get("TORTURE_KILLS", "60"))
 SEED = int(os.environ.get("TORTURE_SEED", "20261123"))

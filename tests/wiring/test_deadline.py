@@ -9,8 +9,7 @@ import pytest
 import virtual_time
 from captionmill.builtin.server import EndpointSettings, serving
 from captionmill.wiring.deadline import ends_at, keep
-from commands import captionmill, draw_pictures
-from test_walks import MODEL, results, stats
+from commands import MODEL, captionmill, draw_pictures, results, stats
 
 NOW = datetime(2026, 11, 23, 22, 30)
 

@@ -8,13 +8,13 @@ from collections import Counter
 
 import pytest
 import virtual_time
+from bench import Bench, always
 from captionmill.nouns.config import LimitSettings
 from captionmill.nouns.errors import ConnectionLost, RunError, ServerBusy
 from captionmill.nouns.rows import TokenEstimate
 from captionmill.rules.flow.bucket import Limiter
 from captionmill.wiring.dispatcher import Ask, Dispatcher
 from scripted_chat import Moderated, QuotaServer, ScriptedChat, channel, error, good, rows
-from test_runner import Bench, always
 
 LIMITS = LimitSettings(concurrency=8, max_retries=3)
 

@@ -14,10 +14,21 @@ import pandas as pd
 import pytest
 from captionmill.builtin.server import EndpointSettings, serving
 from captionmill.jobs.__main__ import run_job
-from commands import KEY, captionmill, command, draw_pictures, environment, start
+from commands import (
+    KEY,
+    MODEL,
+    captionmill,
+    command,
+    draw_pictures,
+    environment,
+    results,
+    start,
+    stats,
+    wait_for_answers,
+    wait_for_live,
+)
 from lying_server import LyingServer, http
 from scripted_chat import completion
-from test_walks import MODEL, results, stats, wait_for_answers, wait_for_live
 
 
 def caption(folder: Path, server: LyingServer, *more: object) -> subprocess.CompletedProcess[str]:

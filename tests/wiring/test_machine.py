@@ -22,8 +22,7 @@ import pytest
 from captionmill.builtin.server import EndpointSettings, serving
 from captionmill.nouns.errors import RunError
 from captionmill.store.folder import RunFolder
-from commands import captionmill, command, draw_pictures, environment
-from test_walks import MODEL, results, stats, wait_for_answers
+from commands import MODEL, captionmill, command, draw_pictures, environment, results, stats, wait_for_answers
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="needs /proc, setpriv and mounts as Linux has them"

@@ -7,12 +7,12 @@ import json
 
 import pytest
 import virtual_time
+from bench import Bench, always
 from captionmill.nouns.config import ChatSettings, RunConfig
 from captionmill.nouns.rows import HttpAnswer, Usage
 from captionmill.rules.request import RequestBuilder
 from pydantic import ValidationError
 from scripted_chat import ScriptedChat, completion, error, good, rows
-from test_runner import Bench, always
 
 
 def cut_answer() -> HttpAnswer:

@@ -5,105 +5,24 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import random
 
 import pytest
 import virtual_time
-from captionmill.nouns.config import LimitSettings
-from captionmill.nouns.errors import ConnectionLost, RowError, RunError
-from captionmill.nouns.rows import HttpAnswer, Row, Tally
+from bench import Bench, always
+from captionmill.nouns.errors import ConnectionLost, RunError
+from captionmill.nouns.rows import HttpAnswer
 from captionmill.rules.flow.bucket import Limiter
-from captionmill.wiring.runner import Runner, Steps
+from captionmill.wiring.runner import Steps
 from scripted_chat import (
     PICTURE,
     Moderated,
     QuotaServer,
     ScriptedChat,
-    channel,
     completion,
     error,
     good,
     read,
-    rows,
 )
-
-
-class Bench:
-    """A runner with everything around it in memory. chat: one stand-in, or channels made from several."""
-
-    def __init__(
-        self,
-        chat,
-        count=1,
-        limiter=None,
-        row_errors=(),
-        prepare_seconds=0.0,
-        steps=None,
-        *,
-        budget=None,
-        **limits,
-    ):
-        self.limits = LimitSettings(**{"concurrency": 8, "max_retries": 3} | limits)
-        self.chat = chat
-        self.outcomes = {}
-        self.told = []
-        self.channels = (
-            chat
-            if isinstance(chat, list)
-            else [channel(chat, self.limits, limiter, tell=self.told.append, **steps or {})]
-        )
-        self.tally = Tally(total=count)
-        self.rows = rows(count)
-        self.row_errors = set(row_errors)
-        self.prepare_seconds = prepare_seconds
-        self.most_prepared = 0
-        self.unanswered = []
-        run_steps = Steps(
-            prepare=self.prepare,
-            record=self.record,
-            tell=self.told.append,
-            unanswered=lambda kind, spending: self.unanswered.append((kind, spending)),
-        )
-        self.runner = Runner(
-            run_steps,
-            self.channels,
-            self.limits,
-            self.tally,
-            random.Random(7),
-            budget=budget,
-            now=lambda: 1.0,
-        )
-
-    async def prepare(self, asked: list[Row]):
-        await asyncio.sleep(self.prepare_seconds)
-        prepared = []
-        for row in asked[:3]:  # fewer than asked, as the real one
-            bad = RowError(f"{row.id}: broken", kind="image_broken")
-            prepared.append((row, bad if row.id in self.row_errors else (PICTURE,)))
-        self.most_prepared = max(self.most_prepared, len(self.runner._ahead.queue._queue))
-        return prepared
-
-    async def record(self, outcome):
-        await asyncio.sleep(0.01)
-        assert outcome.row.id not in self.outcomes, "recorded twice"
-        self.outcomes[outcome.row.id] = outcome
-
-    async def source(self):
-        for start in range(0, len(self.rows), 5):
-            yield self.rows[start : start + 5]
-
-    async def go(self):
-        self.started_at = asyncio.get_running_loop().time()
-        await self.runner.run(self.source())
-        self.seconds = asyncio.get_running_loop().time() - self.started_at
-        return self
-
-    def run(self) -> Bench:
-        return virtual_time.run(self.go())
-
-
-def always(answer):
-    return itertools.repeat(answer)
 
 
 def test_every_row_is_answered_once():
