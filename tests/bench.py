@@ -18,14 +18,20 @@ from captionmill.store import parts
 from captionmill.store.checkpoint import open_checkpoint
 from captionmill.store.folder import RunFolder
 from captionmill.store.journal import Entry
-from captionmill.wiring.runner import Runner, Steps
-from scripted_chat import PICTURE, channel, rows
+from captionmill.wiring.dispatcher import Dispatcher
+from captionmill.wiring.runner import Runner
+from scripted_chat import PICTURE, endpoint, rows
 
 DAY = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()
 
 
 class Bench:
-    """A runner with everything around it in memory. chat: one stand-in, or channels made from several."""
+    """A runner with everything around it in memory: picture source and recorder at once.
+
+    chat: one stand-in, or endpoints made from several.
+    """
+
+    calls_at_once = 2
 
     def __init__(
         self,
@@ -43,32 +49,25 @@ class Bench:
         self.chat = chat
         self.outcomes = {}
         self.told = []
-        self.channels = (
+        self.endpoints = (
             chat
             if isinstance(chat, list)
-            else [channel(chat, self.limits, limiter, tell=self.told.append, **steps or {})]
+            else [endpoint(chat, self.limits, limiter, told=self.told, **steps or {})]
         )
         self.tally = Tally(total=count)
         self.rows = rows(count)
         self.row_errors = set(row_errors)
         self.prepare_seconds = prepare_seconds
-        self.most_prepared = 0
-        self.unanswered = []
-        run_steps = Steps(
-            prepare=self.prepare,
-            record=self.record,
-            tell=self.told.append,
-            unanswered=lambda kind, spending: self.unanswered.append((kind, spending)),
-        )
-        self.runner = Runner(
-            run_steps,
-            self.channels,
-            self.limits,
-            self.tally,
-            random.Random(7),
-            budget=budget,
-            now=lambda: 1.0,
-        )
+        self.held = self.most_held = 0  # rows that were prepared and are not recorded
+        self.lost = []
+        self.dispatcher = Dispatcher(self.endpoints, budget)
+        self.runner = Runner(self, self, self.dispatcher, self.limits, self.tally, random.Random(7))
+
+    def tell(self, text):
+        self.told.append(text)
+
+    def unanswered(self, kind, spending):
+        self.lost.append((kind, spending))
 
     async def prepare(self, asked: list[Row]):
         await asyncio.sleep(self.prepare_seconds)
@@ -76,13 +75,15 @@ class Bench:
         for row in asked[:3]:  # fewer than asked, as the real one
             bad = RowError(f"{row.id}: broken", kind="image_broken")
             prepared.append((row, bad if row.id in self.row_errors else (PICTURE,)))
-        self.most_prepared = max(self.most_prepared, len(self.runner._ahead.queue._queue))
+        self.held += len(prepared)
+        self.most_held = max(self.most_held, self.held)
         return prepared
 
     async def record(self, outcome):
         await asyncio.sleep(0.01)
         assert outcome.row.id not in self.outcomes, "recorded twice"
         self.outcomes[outcome.row.id] = outcome
+        self.held -= 1
 
     async def source(self):
         for start in range(0, len(self.rows), 5):

@@ -11,16 +11,28 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from captionmill.nouns.config import LimitSettings
-from captionmill.nouns.rows import HttpAnswer, Picture, Reply, Row, Spending, TokenEstimate
+from captionmill.nouns.rows import (
+    Ask,
+    HttpAnswer,
+    LimitReport,
+    Picture,
+    Reply,
+    Row,
+    Spending,
+    TokenEstimate,
+    Usage,
+)
 from captionmill.rules import error_table, response
-from captionmill.rules.flow.breaker import CircuitBreaker
-from captionmill.rules.flow.bucket import Limiter
-from captionmill.rules.flow.concurrency import ConcurrencyController
-from captionmill.rules.retry import backoff_seconds
-from captionmill.wiring.endpoint import Endpoint, EndpointSteps
+from captionmill.rules.backoff import Backoff
+from captionmill.rules.flow.breaker import BreakerSettings, CircuitBreaker
+from captionmill.rules.flow.concurrency import ConcurrencyController, FixedConcurrency
+from captionmill.rules.flow.control import FlowControl
+from captionmill.rules.flow.limits import Limiter
+from captionmill.wiring.endpoint import Endpoint
 
 PICTURE = Picture(b"QUJD", "image/jpeg", 640, 480, 3, "0" * 64)
 
@@ -74,50 +86,77 @@ def rows(count: int) -> list[Row]:
     return [Row(f"r{i:06d}", (f"{i}.jpg",), (f"/{i}.jpg",), f"[row r{i:06d}]") for i in range(count)]
 
 
-def build(row: Row, _pictures: object, answer_tokens: int | None = None) -> bytes:
-    return row.prompt.encode() + (b" at most %d" % answer_tokens if answer_tokens else b"")
-
-
-def estimate(_row: Row, _pictures: object) -> TokenEstimate:
+def estimate(_ask: Ask) -> TokenEstimate:
     return TokenEstimate(400, 400, 100, 100)
 
 
-def channel(
+class Console:
+    """Keeps what the user is told."""
+
+    def __init__(self, lines: list[str] | None = None) -> None:
+        self.lines: list[str] = [] if lines is None else lines
+
+    def tell(self, text: str) -> None:
+        self.lines.append(text)
+
+
+class StandIn:
+    """A connection to a stand-in server. chat: has `post(body)`. steps: functions in place of the usual ones."""
+
+    def __init__(self, chat: Any, name: str = "server/v1", **steps: Any) -> None:
+        self.name, self.model = name, "m"
+        self._chat = chat
+        for step, function in steps.items():
+            assert hasattr(self, step), step
+            setattr(self, step, function)
+
+    def estimate(self, ask: Ask) -> TokenEstimate:
+        return estimate(ask)
+
+    def most(self, estimate: TokenEstimate) -> Spending:
+        return Spending(1, estimate.prompt + estimate.longest_answer)
+
+    async def post(self, ask: Ask) -> HttpAnswer:
+        longer = b" at most %d" % ask.answer_tokens if ask.answer_tokens else b""
+        return await self._chat.post(ask.row.prompt.encode() + longer)
+
+    def limits(self, answer: HttpAnswer) -> tuple[LimitReport | None, LimitReport | None]:
+        return error_table.limit_reports(answer)
+
+    def read(self, answer: HttpAnswer) -> Reply:
+        return read(answer)
+
+    def learn(self, estimate: TokenEstimate, usage: Usage) -> None:
+        pass
+
+    def price(self, reply: Reply) -> Decimal | None:
+        return None
+
+
+def endpoint(
     chat: Any,
     limits: LimitSettings,
     limiter: Limiter | None = None,
     name: str = "server/v1",
     weight: float = 1.0,
-    tell: Callable[[str], None] = print,
+    told: list[str] | None = None,
     **steps: Any,
 ) -> Endpoint:
-    """A channel to a stand-in, as a run makes it. steps: those that are not the usual ones."""
-    chance = random.Random(7)
-    usual = {
-        "estimate": estimate,
-        "build": build,
-        "post": chat.post,
-        "read": read,
-        "report": error_table.limit_reports,
-        "learn": lambda estimate, usage: None,
-        "price": lambda reply: None,
-        "most": lambda estimate: Spending(1, estimate.prompt + estimate.longest_answer),
-    }
+    """An endpoint before a stand-in, as a run makes it. told: gets the lines for the user. steps: of the connection."""
+    concurrency = limits.concurrency
     return Endpoint(
-        name=name,
-        model="m",
-        steps=EndpointSteps(**usual | steps),
-        limiter=limiter or Limiter(),
-        concurrency=limits.concurrency or ConcurrencyController(limits.max_concurrency),
-        health=CircuitBreaker(
-            limits.max_wait,
-            limits.max_outage,
-            limits.stop_after_failures,
-            lambda n: backoff_seconds(n, chance),
+        connection=StandIn(chat, name, **steps),
+        flow=FlowControl(
+            limiter or Limiter(),
+            FixedConcurrency(concurrency) if concurrency else ConcurrencyController(limits.max_concurrency),
+            CircuitBreaker(
+                BreakerSettings(limits.max_wait, limits.max_outage, limits.stop_after_failures),
+                Backoff(random.Random(7)),
+            ),
+            limits.charge,
         ),
-        charge=limits.charge,
+        console=Console(told),
         weight=weight,
-        tell=tell,
     )
 
 

@@ -49,19 +49,19 @@ class ChatClient:
 
     def __init__(
         self,
-        endpoint: Address,
+        address: Address,
         timeout_seconds: float,
         connect_seconds: float,
         silence_seconds: float = 60.0,
         proxy: str | None = None,
         sends_again: bool = True,
     ) -> None:
-        self.endpoint = endpoint
+        self.address = address
         self._sends_again = sends_again
         self._silence_seconds = silence_seconds
         self._proxy = proxy
-        self._name = endpoint.name
-        self._headers = endpoint.headers()
+        self._name = address.name
+        self._headers = address.headers()
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=connect_seconds)
         self._session: aiohttp.ClientSession | None = None
 
@@ -135,7 +135,7 @@ class ChatClient:
             trip, sent_at = _Trip(), time.monotonic()
             try:
                 async with self._session.post(
-                    self.endpoint.url, data=data, allow_redirects=False, trace_request_ctx=trip
+                    self.address.url, data=data, allow_redirects=False, trace_request_ctx=trip
                 ) as response:
                     return HttpAnswer(response.status, response.headers, await self._read(response))
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:

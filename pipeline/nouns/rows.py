@@ -74,6 +74,20 @@ Prepared = tuple[Row, "tuple[Picture, ...] | RowError"]
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """One question to an endpoint: a row with its prepared pictures.
+
+    answer_tokens: how long the answer may be, None as the run says. reason: why it is asked after an answer
+    came (a kind of the account of attempts, as "length"); None for the first.
+    """
+
+    row: Row
+    pictures: tuple[Picture, ...]
+    answer_tokens: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TokenEstimate:
     """What a request may cost, before it is sent.
 

@@ -48,7 +48,7 @@ class Budget:
         return self.usd - (self.spent.usd or 0) - (self.held_back.usd or 0)
 
     @property
-    def has_requests_out(self) -> bool:
+    def has_requests_in_flight(self) -> bool:
         return self._out > 0
 
     def fits(self, most: Spending) -> bool:

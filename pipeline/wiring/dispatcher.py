@@ -1,7 +1,7 @@
-"""The line before the endpoints: one for all, first in, first out, to whichever endpoint has room.
+"""The queue before the endpoints: one for all, first in, first out, to the endpoint that has room.
 
-A row that waits belongs to no endpoint yet. Whoever stands at the head goes to the least loaded of the
-endpoints that have a place and the tokens for it, and nobody overtakes it there, so a row with large
+A row that waits belongs to no endpoint yet. The row at the head goes to the least loaded of the
+endpoints that have a place and the tokens for it, and no other overtakes it there, so a row with large
 pictures gets its turn. No endpoint idles meanwhile: its bucket fills until it is large enough, and one
 that the head cannot use (its limit is too small, it refused the row) serves those behind.
 """
@@ -10,169 +10,194 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..nouns.errors import RowError
-from ..nouns.rows import Picture, Reply, Row, Spending, TokenEstimate
+from ..nouns.errors import RowError, RunError
+from ..nouns.rows import Ask, Spending, TokenEstimate
 from ..rules.budget import Budget
 from .endpoint import Endpoint, Ticket
 
-
-@dataclass(slots=True, eq=False)
-class Ask:
-    """A row that wants to be sent.
-
-    answer_tokens: how long its answer may be, None as the run says. avoid: endpoints that refused it for
-    reasons of their own account.
-    """
-
-    row: Row
-    pictures: tuple[Picture, ...]
-    answer_tokens: int | None = None
-    avoid: set[Endpoint] = field(default_factory=set)
+LONGEST_TIMER_SECONDS = 1.0  # a discovered rate that grows shortens a wait
 
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
+    """avoid: endpoints that refused the row. turn: its ticket. estimates: made when it stands at the head, with
+    all that was learned until then; empty before."""
+
     ask: Ask
+    avoid: Collection[Endpoint]
     turn: asyncio.Future[Ticket]
-    # estimated when it stands at the head, with all that was learned until then
     estimates: dict[Endpoint, TokenEstimate] = field(default_factory=dict)
 
 
 class Dispatcher:
-    """Lets rows through to the channels. Asks only the event loop for time. budget: None for no bound."""
+    """Sends rows to endpoints. Asks only the event loop for time. budget: None for no bound."""
 
-    def __init__(self, channels: Sequence[Endpoint], budget: Budget | None = None) -> None:
-        self.channels = tuple(channels)
+    def __init__(self, endpoints: Sequence[Endpoint], budget: Budget | None = None) -> None:
+        self.endpoints = tuple(endpoints)
         self._budget = budget
-        self._held_back: dict[Ticket, Spending] = {}
-        self._line: deque[_Waiter] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self._queue: deque[_Waiter] = deque()  # oldest first; `admit` appends, `poke` removes
+        self._timer: asyncio.TimerHandle | None = None  # the next look at the queue; `poke` sets it
 
     @property
     def in_service(self) -> list[Endpoint]:
-        return [channel for channel in self.channels if channel.put_aside is None]
+        """The endpoints that are not disabled."""
+        return [endpoint for endpoint in self.endpoints if endpoint.disabled is None]
 
-    async def admit(self, ask: Ask) -> Ticket:
+    @property
+    def in_flight(self) -> int:
+        """Requests in flight at all endpoints."""
+        return sum(endpoint.flow.in_flight for endpoint in self.endpoints)
+
+    async def admit(self, ask: Ask, avoid: Collection[Endpoint] = ()) -> Ticket:
         """Wait for the turn, for a place and for tokens. The ticket must be given back with `leave`.
 
-        Raises RowError where the request is above what a whole minute allows at any endpoint, RunError
-        where the budget is reached.
+        avoid: endpoints that refused this row. Raises RowError where the request is above what a whole minute
+        allows at any endpoint, RunError where the budget is reached.
         """
-        waiter = _Waiter(ask, asyncio.get_running_loop().create_future())
-        self._line.append(waiter)
-        if len(self._line) == 1 or len(self.channels) > 1:  # those ahead may not want every endpoint
+        waiter = _Waiter(ask, avoid, asyncio.get_running_loop().create_future())
+        self._queue.append(waiter)
+        if len(self._queue) == 1 or len(self.endpoints) > 1:  # those ahead may not want every endpoint
             self.poke()
         try:
             return await waiter.turn
         except asyncio.CancelledError:
             if waiter.turn.done() and not waiter.turn.cancelled() and not waiter.turn.exception():
-                ticket = waiter.turn.result()  # let through in the moment in which it was given up
-                ticket.channel.unused(asyncio.get_running_loop().time(), ticket)
-                self._settle(ticket, Spending(requests=0))
+                self._take_back(waiter.turn.result())  # admitted in the moment in which it was given up
             self.poke()
             raise
 
-    def leave(self, ticket: Ticket, end: Reply | Spending | None = None) -> None:
-        """The attempt is over; the next may come. end: the answer, or what it cost without one; None for the most."""
-        ticket.channel.leave(ticket)
-        self._settle(ticket, end)
+    def leave(self, ticket: Ticket, cost: Spending) -> None:
+        """The attempt is over; the next may come. cost: what it cost, or may have cost at the most."""
+        ticket.endpoint.flow.left(ticket.admission)
+        self._settle(ticket, cost)
         self.poke()
 
-    def _settle(self, ticket: Ticket, end: Reply | Spending | None) -> None:
-        if self._budget is None:
-            return
-        most = self._held_back.pop(ticket)
-        if isinstance(end, Reply):
-            end = ticket.channel.spent(most, end)
-        self._budget.settle(most, most if end is None else end)
+    def disable(self, endpoint: Endpoint, error: RunError) -> str | None:
+        """Send nothing more to an endpoint.
+
+        Returns a line for the user, None where it was disabled before. Raises RunError, for the whole run, where
+        no endpoint is left.
+        """
+        if endpoint.disabled is not None:
+            return None
+        endpoint.disabled = error
+        if len(self.endpoints) == 1:
+            raise error
+        left = [e.name for e in self.in_service]
+        if not left:
+            reasons = "; ".join(_reason(e) for e in self.endpoints)
+            raise RunError(f"no endpoint is left ({reasons})", kind=error.kind, http_status=error.http_status)
+        self.poke()
+        return f"endpoint disabled: {_reason(endpoint)}; continuing with {', '.join(left)}"
 
     def poke(self) -> None:
-        """Something changed: let through as many as there is room for now."""
+        """Something changed: admit as many as there is room for now."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._line:
-            return
+        wait_seconds = self._admit_waiting()
+        while self._queue and self._queue[0].turn.done():
+            self._queue.popleft()
+        if wait_seconds < float("inf"):
+            seconds = min(wait_seconds, LONGEST_TIMER_SECONDS)
+            self._timer = asyncio.get_running_loop().call_later(seconds, self.poke)
+
+    # ---- one look at the queue
+
+    def _admit_waiting(self) -> float:
+        """Seconds after which another look is worth it; inf where an answer must come first."""
         in_service, wanted = len(self.in_service), set[Endpoint]()  # by those who wait further ahead
         wait_seconds = float("inf")
-        for waiter in self._line:
+        for waiter in self._queue:
             if not waiter.turn.done():
                 wait_seconds = min(wait_seconds, self._try(waiter, wanted))
                 if not waiter.turn.done():
-                    wanted.update(c for c in waiter.estimates if c.put_aside is None)
+                    wanted.update(e for e in waiter.estimates if e.disabled is None)
             if len(wanted) >= in_service:
                 break
-        while self._line and self._line[0].turn.done():
-            self._line.popleft()
-        if wait_seconds < float("inf"):
-            # looked at again each second: a pace that grows shortens the wait
-            self._timer = asyncio.get_running_loop().call_later(min(wait_seconds, 1.0), self.poke)
+        return wait_seconds
 
     def _try(self, waiter: _Waiter, wanted: set[Endpoint]) -> float:
-        """Let a waiter through, or say after how many seconds to try again; inf where that is no use.
+        """Admit a waiter, or say after how many seconds to try again; inf where that is no use.
 
-        wanted: where somebody waits before it.
+        wanted: endpoints for which a row waits before it.
         """
         now = asyncio.get_running_loop().time()
-        best: Endpoint | None = None
-        shortest = float("inf")
-        too_dear: Spending | None = None  # for what is left of the budget
-        if all(channel.put_aside is not None for channel in waiter.estimates):  # also when it is new here
+        if all(endpoint.disabled is not None for endpoint in waiter.estimates):  # also when it is new here
             try:
-                waiter.estimates.clear()
-                self._estimate(waiter)
+                waiter.estimates = self._estimate(waiter)
             except RowError as error:
                 waiter.turn.set_exception(error)
-                return shortest
-        for channel, estimate in waiter.estimates.items():
-            if channel.put_aside is not None or channel in wanted:
+                return float("inf")
+            for endpoint in waiter.estimates:
+                endpoint.flow.start(now)
+        best: Endpoint | None = None
+        shortest = float("inf")
+        too_expensive: Spending | None = None  # for what is left of the budget
+        for endpoint, estimate in waiter.estimates.items():
+            if endpoint.disabled is not None or endpoint in wanted:
                 continue
-            wait = channel.wait_seconds(now, estimate)
+            wait = endpoint.flow.wait_seconds(now, estimate)
             if wait > 0:
                 shortest = min(shortest, wait)
-            elif not self._affords(channel, estimate):
-                too_dear = channel.steps.most(estimate)
-            elif best is None or channel.load < best.load:
-                best = channel
+            elif self._budget and not self._budget.fits(most := endpoint.connection.most(estimate)):
+                too_expensive = most
+            elif best is None or endpoint.load < best.load:
+                best = endpoint
         if best is not None:
-            self._let_through(waiter, best, now)
+            self._admit(waiter, best, now)
             return float("inf")
         is_last_hope = shortest == float("inf")  # else another endpoint may do it yet
-        if too_dear is not None and is_last_hope and self._budget and not self._budget.has_requests_out:
-            waiter.turn.set_exception(self._budget.reached(too_dear))
+        if too_expensive and is_last_hope and self._budget and not self._budget.has_requests_in_flight:
+            waiter.turn.set_exception(self._budget.reached(too_expensive))
         return shortest
 
-    def _affords(self, channel: Endpoint, estimate: TokenEstimate) -> bool:
-        return self._budget is None or self._budget.fits(channel.steps.most(estimate))
-
-    def _let_through(self, waiter: _Waiter, channel: Endpoint, now: float) -> None:
-        estimate = waiter.estimates[channel]
-        ticket = channel.admit(now, estimate)
+    def _admit(self, waiter: _Waiter, endpoint: Endpoint, now: float) -> None:
+        ticket = endpoint.admit(now, waiter.estimates[endpoint])
         if self._budget is not None:
-            self._held_back[ticket] = most = channel.steps.most(estimate)
-            self._budget.hold_back(most)
+            self._budget.hold_back(ticket.most)
         waiter.turn.set_result(ticket)
 
-    def _estimate(self, waiter: _Waiter) -> None:
+    def _settle(self, ticket: Ticket, cost: Spending) -> None:
+        if self._budget is not None:
+            self._budget.settle(ticket.most, cost)
+
+    def _take_back(self, ticket: Ticket) -> None:
+        ticket.endpoint.flow.unused(asyncio.get_running_loop().time(), ticket.admission)
+        self._settle(ticket, Spending(requests=0))
+
+    def _estimate(self, waiter: _Waiter) -> dict[Endpoint, TokenEstimate]:
         """Where the row may go at all, and what it needs there.
 
         Raises RowError where its need is above the whole limit of each of them.
         """
-        in_service = self.in_service
+        in_service, estimates = self.in_service, dict[Endpoint, TokenEstimate]()
         refusal = None
-        for channel in [c for c in in_service if c not in waiter.ask.avoid] or in_service:
-            estimate = channel.steps.estimate(waiter.ask.row, waiter.ask.pictures)
-            if waiter.ask.answer_tokens is not None:
-                longer = waiter.ask.answer_tokens * estimate.answers
-                estimate = replace(estimate, longest_answer=longer, likely_answer=longer, most_answer=longer)
+        for endpoint in [e for e in in_service if e not in waiter.avoid] or in_service:
+            estimate = _with_longer_answer(endpoint.connection.estimate(waiter.ask), waiter.ask.answer_tokens)
             try:
-                channel.limiter.refuse_impossible(channel.reservation(estimate))
+                endpoint.flow.refuse_impossible(estimate)
             except RowError as error:
                 refusal = error
             else:
-                waiter.estimates[channel] = estimate
-        if refusal is not None and not waiter.estimates:
+                estimates[endpoint] = estimate
+        if refusal is not None and not estimates:
             raise refusal
+        return estimates
+
+
+def _with_longer_answer(estimate: TokenEstimate, answer_tokens: int | None) -> TokenEstimate:
+    """The estimate of an ask whose answer may be longer than the run says."""
+    if answer_tokens is None:
+        return estimate
+    longer = answer_tokens * estimate.answers
+    return replace(estimate, longest_answer=longer, likely_answer=longer, most_answer=longer)
+
+
+def _reason(endpoint: Endpoint) -> str:
+    """Why an endpoint was disabled, with its name; what the connection says has it already."""
+    reason = str(endpoint.disabled)
+    return reason if reason.startswith(endpoint.name) else f"{endpoint.name}: {reason}"

@@ -22,49 +22,51 @@ _log = logging.getLogger(__name__)
 class EndpointState:
     """One endpoint at this moment.
 
-    tokens_per_minute: the limit it is held to, given, reported or found out; None while there is none.
-    is_probing: it broke, and one request at a time finds out whether it works again. put_aside: why it
-    is given up. usage_finding: what cannot be true of its usage; None where nothing is wrong.
+    tokens_per_minute: the limit in force, given, reported or discovered; None while there is none.
+    is_probing: it broke, and one request at a time finds out whether it works again. disabled: why nothing is
+    sent there any more; None while it is in service. usage_finding: what cannot be true of its usage; None where
+    nothing is wrong.
     """
 
     name: str
     model: str
     in_flight: int
     most_in_flight: int
-    tokens_last_minute: float | None
+    tokens_last_minute: float
     tokens_per_minute: float | None
     paused_seconds: float
     is_probing: bool
-    put_aside: str | None
+    disabled: str | None
     usage_finding: str | None = None
 
     @classmethod
-    def of(cls, channel: Endpoint, now: float) -> EndpointState:
+    def of(cls, endpoint: Endpoint, now: float) -> EndpointState:
         """now: by the loop's clock."""
-        used, limit = channel.limiter.tokens_last_minute(now), channel.limiter.tokens_per_minute
+        flow = endpoint.flow.state(now)
+        limit = flow.tokens_per_minute
         return cls(
-            name=channel.name,
-            model=channel.model,
-            in_flight=channel.in_flight,
-            most_in_flight=channel.most_in_flight_now,
-            tokens_last_minute=None if used is None else round(used),
+            name=endpoint.name,
+            model=endpoint.model,
+            in_flight=flow.in_flight,
+            most_in_flight=flow.most_in_flight,
+            tokens_last_minute=round(flow.tokens_last_minute),
             tokens_per_minute=None if limit is None else round(limit),
-            paused_seconds=round(max(0.0, channel.closed_seconds(now)), 1),
-            is_probing=channel.health.is_probing,
-            put_aside=None if channel.put_aside is None else str(channel.put_aside),
-            usage_finding=channel.usage.finding,
+            paused_seconds=round(flow.paused_seconds, 1),
+            is_probing=flow.is_probing,
+            disabled=None if endpoint.disabled is None else str(endpoint.disabled),
+            usage_finding=endpoint.usage.finding,
         )
 
     def __str__(self) -> str:
-        if self.put_aside is not None:
-            return f"{self.name}: put aside: {self.put_aside}"
-        text = f"{self.name}: {self.in_flight} of {self.most_in_flight} out"
+        if self.disabled is not None:
+            return f"{self.name}: disabled: {self.disabled}"
+        text = f"{self.name}: {self.in_flight} of {self.most_in_flight} in flight"
         if self.tokens_per_minute is not None:
             text += f", {self.tokens_last_minute:,.0f} of {self.tokens_per_minute:,.0f} tokens/min"
         if self.paused_seconds:
             text += f", paused {self.paused_seconds:,.0f} s"
         if self.is_probing:
-            text += ", being probed"
+            text += ", probing with one request at a time"
         return text + (f"; {self.usage_finding}" if self.usage_finding else "")
 
 
@@ -89,12 +91,12 @@ class LoopLag:
             self.stalls += late > 0.05
 
 
-async def keep(folder: RunFolder, channels: Sequence[Endpoint], lag: LoopLag) -> None:
+async def publish_state(folder: RunFolder, endpoints: Sequence[Endpoint], lag: LoopLag) -> None:
     """Write the state where `status` finds it, and into the debug log. Until cancelled."""
     loop = asyncio.get_running_loop()
     log_at = loop.time() + LOG_SECONDS
     while True:
-        states = [EndpointState.of(channel, loop.time()) for channel in channels]
+        states = [EndpointState.of(endpoint, loop.time()) for endpoint in endpoints]
         state: dict[str, Any] = {"endpoints": [asdict(s) for s in states], "loop_lag_s": lag.longest_seconds}
         await loop.run_in_executor(None, folder.write_live, state)
         if loop.time() >= log_at:

@@ -37,8 +37,9 @@ from ..store.journal import Entry, Journal, is_blank
 from ..vision.sizes import picture_bounds
 from . import deadline, live
 from .connect import connect
+from .dispatcher import Dispatcher
 from .live import EndpointState, LoopLag
-from .runner import Runner, Steps
+from .runner import Runner
 
 _LOOKUP_ROWS = 256
 EXAMPLES = 5
@@ -82,8 +83,8 @@ class Session:
         self.tally = Tally(total=survey.total)
         self._prices = PriceBook(config.prices)
         self._own_prices = {
-            endpoint.name: entry.price
-            for endpoint, entry in zip(job.endpoints, config.endpoints(), strict=True)
+            address.name: entry.price
+            for address, entry in zip(job.endpoints, config.endpoints(), strict=True)
         }
         self.budget: Budget | None = None
         self._clients = tuple(
@@ -98,8 +99,8 @@ class Session:
             for endpoint in job.endpoints
         )
         self._chance = random.Random()
-        self.channels = tuple(
-            connect(config, entry, client, self._prices, self._chance, tell)
+        self.endpoints = tuple(
+            connect(config, entry, client, self._prices, self._chance, _Console(tell))
             for entry, client in zip(config.endpoints(), self._clients, strict=True)
         )
         self.lag = LoopLag()
@@ -168,10 +169,10 @@ class Session:
         remote = RemotePictures() if config.allow_remote else None
         preparer = PicturePreparer(config, picture_bounds(config))
         pool = PicturePool(preparer, remote, config.prepare_threads)
-        models = sorted({channel.model for channel in self.channels})
+        models = sorted({endpoint.model for endpoint in self.endpoints})
         watching = asyncio.gather(
             self.lag.watch(),
-            live.keep(self.folder, self.channels, self.lag),
+            live.publish_state(self.folder, self.endpoints, self.lag),
             self._checkpoint.keep_account(),
         )
         loading = asyncio.get_running_loop().run_in_executor(None, self._prices.load, models)
@@ -181,8 +182,9 @@ class Session:
                     await stack.enter_async_context(client)
                 if remote is not None:
                     await stack.enter_async_context(remote)
-                steps = self._steps(pool, self._checkpoint)
-                runner = Runner(steps, self.channels, config, self.tally, self._chance, budget=self.budget)
+                recorder = _Recorder(self._job, self._checkpoint, self._tell)
+                dispatcher = Dispatcher(self.endpoints, self.budget)
+                runner = Runner(pool, recorder, dispatcher, config, self.tally, self._chance)
                 self._runner = runner
                 if config.deadline is not None:
                     stack.enter_context(_cancelled_at_the_end(deadline.keep(config.deadline, runner.stop)))
@@ -246,29 +248,11 @@ class Session:
     def endpoint_states(self) -> list[EndpointState]:
         """Each endpoint at this moment. Only while the loop runs."""
         now = asyncio.get_running_loop().time()
-        return [EndpointState.of(channel, now) for channel in self.channels]
+        return [EndpointState.of(endpoint, now) for endpoint in self.endpoints]
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._started_at
-
-    def _steps(self, pool: PicturePool, checkpoint: Checkpoint) -> Steps:
-        model, endpoints = self._job.config.model, self._job.endpoints
-
-        async def record(outcome: Outcome) -> None:
-            kind = outcome.failure.kind if outcome.failure else None
-            row, text = outcome.row, parts.to_record(outcome, model)
-            for endpoint in endpoints:
-                text = endpoint.scrub_record(text)
-            await checkpoint.record(Entry(row.id, kind, text, row.content_hash))
-
-        return Steps(
-            prepare=pool.prepare,
-            record=record,
-            tell=self._tell,
-            unanswered=checkpoint.unanswered,
-            prepare_at_once=pool.calls_at_once,
-        )
 
     # ---- which rows
 
@@ -364,6 +348,24 @@ class Session:
                 "other_settings": config.other_settings(),
             }
         )
+
+
+class _Console:
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.tell = tell
+
+
+class _Recorder:
+    def __init__(self, job: Job, checkpoint: Checkpoint, tell: Callable[[str], None]) -> None:
+        self._job, self._checkpoint, self.tell = job, checkpoint, tell
+        self.unanswered = checkpoint.unanswered
+
+    async def record(self, outcome: Outcome) -> None:
+        kind = outcome.failure.kind if outcome.failure else None
+        row, text = outcome.row, parts.to_record(outcome, self._job.config.model)
+        for endpoint in self._job.endpoints:
+            text = endpoint.scrub_record(text)
+        await self._checkpoint.record(Entry(row.id, kind, text, row.content_hash))
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from commands import MODEL, captionmill, draw_pictures, results, start, stats, w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lying_server import LyingServer, http
-from scripted_chat import ScriptedChat, channel, completion, error, good
+from scripted_chat import ScriptedChat, completion, endpoint, error, good
 
 
 class Spender:
@@ -94,7 +94,7 @@ def test_nor_with_two_endpoints_and_a_stop(seed, cents, stop_after_seconds, is_i
 
     def endpoint(number: int):
         per_token = Decimal(number + 1) / 1000
-        return channel(
+        return endpoint(
             chats[number], limits, name=f"e{number}",
             most=lambda e: Spending(1, e.prompt + e.longest_answer, (e.prompt + e.longest_answer) * per_token),
             price=lambda reply: reply.usage.total_tokens * per_token,
@@ -170,7 +170,7 @@ def test_what_is_given_up_is_accounted_for():
             await bench.go()
 
     virtual_time.run(go())
-    assert bench.unanswered == [("given_up", Spending(1, 500, Decimal("0.5")))] * 3
+    assert bench.lost == [("given_up", Spending(1, 500, Decimal("0.5")))] * 3
 
 
 def test_attempts_without_an_answer_are_accounted_for():
@@ -183,7 +183,7 @@ def test_attempts_without_an_answer_are_accounted_for():
     ]
     bench = Bench(ScriptedChat(iter(script)), 1, steps={"most": most}).run()
     free, all_of_it = Spending(requests=1), Spending(1, 500, Decimal("0.5"))
-    assert bench.unanswered == [("rate_limited", free), ("broken_answer", all_of_it), ("server_error", free)]
+    assert bench.lost == [("rate_limited", free), ("broken_answer", all_of_it), ("server_error", free)]
 
 
 def test_a_longer_answer_is_held_back_for_each_that_is_asked():
@@ -210,11 +210,11 @@ def test_the_cheaper_endpoint_may_still_fit():
     dear, cheap = ScriptedChat(itertools.repeat(good())), ScriptedChat(itertools.repeat(good()))
     limits = LimitSettings(concurrency=2)
     price = {"price": lambda reply: Decimal("0.01")}
-    channels = [
-        channel(dear, limits, name="dear", weight=5, most=lambda e: Spending(1, 500, Decimal(5)), **price),
-        channel(cheap, limits, name="cheap", most=lambda e: Spending(1, 500, Decimal("0.01")), **price),
+    endpoints = [
+        endpoint(dear, limits, name="dear", weight=5, most=lambda e: Spending(1, 500, Decimal(5)), **price),
+        endpoint(cheap, limits, name="cheap", most=lambda e: Spending(1, 500, Decimal("0.01")), **price),
     ]
-    bench = Bench(channels, 20, budget=Budget(Decimal(3), None, None, Spending())).run()
+    bench = Bench(endpoints, 20, budget=Budget(Decimal(3), None, None, Spending())).run()
     assert (len(dear.bodies), len(cheap.bodies), bench.tally.answered) == (0, 20, 20)
 
 
@@ -237,7 +237,7 @@ def test_an_empty_answer_that_was_counted_is_paid_for():
     """No choices, but usage: it is on the invoice."""
     empty = HttpAnswer(200, {}, completion("", choices=[]))
     bench = Bench(ScriptedChat(itertools.repeat(empty)), 1, steps={"most": most}).run()
-    assert bench.unanswered == [("empty_answer", Spending(1, 500, Decimal("0.5")))] * 2
+    assert bench.lost == [("empty_answer", Spending(1, 500, Decimal("0.5")))] * 2
 
 
 # ------------------------------------------------------------------------------- what earlier starts have spent

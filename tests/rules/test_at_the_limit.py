@@ -12,11 +12,12 @@ import virtual_time
 from bench import Bench
 from captionmill.nouns.config import ChatSettings, LimitSettings
 from captionmill.nouns.rows import HttpAnswer
-from captionmill.rules.flow.bucket import Limiter, TokenBucket
+from captionmill.rules.flow.bucket import TokenBucket
 from captionmill.rules.flow.discovery import RateDiscovery
+from captionmill.rules.flow.limits import Limiter
 from captionmill.rules.tokens import TokenEstimator
 from captionmill.vision.models import vision_model
-from scripted_chat import QuotaServer, channel, completion, error, good
+from scripted_chat import QuotaServer, completion, endpoint, error, good
 
 TPM = 300_000
 
@@ -94,11 +95,11 @@ def test_estimates_that_start_three_times_off(factor, says_remaining, is_reporte
         return answer
 
     limits = LimitSettings(concurrency=64)
-    one = channel(
+    one = endpoint(
         server,
         limits,
         Limiter(TPM),
-        estimate=lambda row, pictures: estimator.estimate(prompt, []),
+        estimate=lambda ask: estimator.estimate(prompt, []),
         learn=estimator.learn,
         post=post,
     )
@@ -255,13 +256,13 @@ def test_strays_that_become_many_are_strays_no_more():
             pace.refused(now, sent_at=now - 0.01, tokens=500, hold_seconds=0.3)
         else:
             pace.answered(sent_at=now - 0.01)
-    assert pace.is_passing_over(now)
+    assert pace.is_ignoring(now)
     assert pace.per_minute(now) is None
     for _ in range(12):
         now += 0.02
         pace.sent(now, 500)
         pace.refused(now, sent_at=now - 0.01, tokens=500, hold_seconds=0.3)
-    assert not pace.is_passing_over(now)
+    assert not pace.is_ignoring(now)
     assert pace.per_minute(now) is not None
 
 
@@ -314,8 +315,8 @@ def test_the_charge_for_a_reserved_token_is_measured(charge):
         level -= 100 * charge
         now += 0.1 * charge  # as fast as it refills
         level = min(60_000, level + 100 * charge)
-        allowance.hear(now, grant, 60_000, level)
-    assert allowance.charge == pytest.approx(charge, rel=0.03)
+        allowance.report(now, grant, 60_000, level)
+    assert allowance.charge.factor == pytest.approx(charge, rel=0.03)
 
 
 def test_late_reports_teach_no_charge():
@@ -331,8 +332,8 @@ def test_late_reports_teach_no_charge():
             out.append((now + 40 * chance.uniform(0.3, 1.7), allowance.take(now, 500), level))
         for item in [item for item in out if item[0] <= now]:
             out.remove(item)
-            allowance.hear(now, item[1], 300_000, item[2])
-        charges.append(allowance.charge)
+            allowance.report(now, item[1], 300_000, item[2])
+        charges.append(allowance.charge.factor)
     assert max(charges) <= 2.5
     assert sum(charges) / len(charges) <= 1.5
 
@@ -349,5 +350,5 @@ def test_refused_requests_teach_no_charge():
             level -= 300
         now += 0.15
         level = min(60_000, level + 150)
-        allowance.hear(now, grant, 60_000, level)
-    assert allowance.charge == pytest.approx(3.0, rel=0.05)
+        allowance.report(now, grant, 60_000, level)
+    assert allowance.charge.factor == pytest.approx(3.0, rel=0.05)

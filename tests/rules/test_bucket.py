@@ -10,22 +10,24 @@ import pytest
 import virtual_time
 from captionmill.nouns.config import LimitSettings
 from captionmill.nouns.errors import RowError
-from captionmill.nouns.rows import LimitReport, Row, TokenEstimate
-from captionmill.rules.flow.bucket import MARGIN_SECONDS, Admission, Limiter, TokenBucket
-from captionmill.wiring.dispatcher import Ask, Dispatcher
+from captionmill.nouns.rows import Ask, LimitReport, Row, TokenEstimate
+from captionmill.rules.flow.bucket import MARGIN_SECONDS, TokenBucket
+from captionmill.rules.flow.control import Admission
+from captionmill.rules.flow.limits import Limiter
+from captionmill.wiring.dispatcher import Dispatcher
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted_chat import ScriptedChat, channel
+from scripted_chat import ScriptedChat, endpoint
 
 
 class Line:
-    """A gate before one limiter and nothing else: `admit` waits for tokens as a run does."""
+    """A dispatcher before one limiter and nothing else: `admit` waits for tokens as a run does."""
 
     def __init__(self, *limits: float | None) -> None:
         self.limiter = Limiter(*limits)
-        self._gate = Dispatcher(
+        self._dispatcher = Dispatcher(
             [
-                channel(
+                endpoint(
                     ScriptedChat(iter(())),
                     LimitSettings(concurrency=4096),
                     self.limiter,
@@ -35,19 +37,19 @@ class Line:
         )
 
     @staticmethod
-    def _estimate(row: Row, _pictures: object) -> TokenEstimate:
-        return TokenEstimate(0, float(row.prompt), 0, 0)
+    def _estimate(ask: Ask) -> TokenEstimate:
+        return TokenEstimate(0, float(ask.row.prompt), 0, 0)
 
     async def admit(self, tokens: float) -> Admission:
-        return (await self._gate.admit(Ask(Row("r", (), (), repr(tokens)), ()))).admission
+        return (await self._dispatcher.admit(Ask(Row("r", (), (), repr(tokens)), ()))).admission
 
     def settle(self, admission: Admission, used: float) -> None:
-        self.limiter.settle(asyncio.get_running_loop().time(), admission, used)
-        self._gate.poke()
+        self.limiter.settle(asyncio.get_running_loop().time(), admission.grant, used)
+        self._dispatcher.poke()
 
-    def hear(self, admission: Admission, **reports: LimitReport | None) -> None:
-        self.limiter.hear(asyncio.get_running_loop().time(), admission, **reports)
-        self._gate.poke()
+    def report(self, admission: Admission, **reports: LimitReport | None) -> None:
+        self.limiter.report(asyncio.get_running_loop().time(), admission.grant, **reports)
+        self._dispatcher.poke()
 
 
 def most_in_a_minute(grants: list[tuple[float, float]]) -> float:
@@ -154,6 +156,7 @@ def test_a_request_above_the_minute_fails_at_once():
 def test_settling_gives_back_what_was_not_used():
     """An estimate of 1,000 that turns out as 100 leaves room for nine more at once."""
     allowance = TokenBucket(60_000, burst_seconds=1.0)  # 1,000 a second
+    allowance.start(0.0)
     assert allowance.wait_seconds(0.0, 1000) == pytest.approx(
         1.0
     )  # nobody knows what is there: it starts empty
@@ -167,7 +170,7 @@ def test_settling_gives_back_what_was_not_used():
 def test_using_more_than_reserved_is_paid_back_before_the_next():
     """An estimate that was too low makes the next request wait for the difference."""
     allowance = TokenBucket(6000, burst_seconds=1.0)  # 100 a second
-    allowance.wait_seconds(0.0, 100)
+    allowance.start(0.0)
     grant = allowance.take(1.0, 100)
     allowance.settle(1.0, grant, 600)
     assert allowance.wait_seconds(1.0, 100) == pytest.approx(6.0)
@@ -213,7 +216,7 @@ def test_a_heard_level_replaces_our_own():
     async def run():
         line = Line(60_000)
         admission = await line.admit(500)
-        line.hear(admission, tokens=LimitReport(60_000, 50_000))
+        line.report(admission, tokens=LimitReport(60_000, 50_000))
         loop = asyncio.get_running_loop()
         start, used = loop.time(), 0
         while loop.time() == start:
@@ -228,33 +231,33 @@ def test_an_account_between_the_bounds_of_a_report_is_kept():
     """A report that may or may not count what is on its way changes nothing that can be true."""
     allowance = TokenBucket(60_000, burst_seconds=1.0)  # 1,000 a second
     first = allowance.take(10.0, 100)
-    allowance.hear(10.1, first, 60_000, 50_000)
+    allowance.report(10.1, first, 60_000, 50_000)
     second = allowance.take(11.0, 1000)
     allowance.take(11.0, 20_000)
     own = 50_000 + 900 - 21_000
     for remaining in (own, own + 20_000, own + 20_900):  # all, some or none of it counted
-        allowance.hear(11.1, second, 60_000, remaining)
+        allowance.report(11.1, second, 60_000, remaining)
         assert allowance.wait_seconds(11.1, own) == pytest.approx(MARGIN_SECONDS, abs=0.11)
 
 
 def test_an_account_outside_the_bounds_is_corrected():
     """A server that charged less than we reserved raises it; other users of the key lower it."""
     allowance = TokenBucket(60_000, burst_seconds=1.0)
-    allowance.hear(10.0, allowance.take(10.0, 100), 60_000, 10_000)
+    allowance.report(10.0, allowance.take(10.0, 100), 60_000, 10_000)
     grant = allowance.take(20.0, 5000)
-    allowance.hear(21.0, grant, 60_000, 30_000)
+    allowance.report(21.0, grant, 60_000, 30_000)
     assert allowance.wait_seconds(21.0, 29_000) == 0
-    allowance.hear(21.0, grant, 60_000, 500)
+    allowance.report(21.0, grant, 60_000, 500)
     assert allowance.wait_seconds(21.0, 3500) == pytest.approx(2.0 + MARGIN_SECONDS)
 
 
 def test_a_burst_is_not_held_against_us_for_long():
     """Thirty requests at once, reported on in any order, leave the account where it was: no minute of silence."""
     allowance = TokenBucket(9000, burst_seconds=1.0)
-    allowance.hear(10.0, allowance.take(10.0, 300), 9000, 8700)
+    allowance.report(10.0, allowance.take(10.0, 300), 9000, 8700)
     grants = [allowance.take(10.0, 270) for _ in range(30)]
     for place, grant in enumerate(reversed(grants), 1):
-        allowance.hear(10.05, grant, 9000, 8700 - 270 * place)
+        allowance.report(10.05, grant, 9000, 8700 - 270 * place)
     assert allowance.wait_seconds(10.05, 270) < 1.0
 
 
@@ -264,8 +267,8 @@ def test_a_larger_limit_of_the_server_is_not_ours_to_spend():
     async def run():
         line = Line(6000)
         admission = await line.admit(100)
-        line.hear(admission, tokens=LimitReport(2_000_000, 1_900_000))
-        return line.limiter.tokens.limit_per_minute, line.limiter.tokens.is_heard
+        line.report(admission, tokens=LimitReport(2_000_000, 1_900_000))
+        return line.limiter.tokens.limit_per_minute, line.limiter.tokens.is_server_reported
 
     assert virtual_time.run(run()) == (6000, False)
 
@@ -276,7 +279,7 @@ def test_a_limit_nobody_gave_is_taken_over_from_the_server():
     async def run():
         line = Line()
         admission = await line.admit(100)
-        line.hear(admission, tokens=LimitReport(60_000, 0), requests=None)
+        line.report(admission, tokens=LimitReport(60_000, 0), requests=None)
         loop = asyncio.get_running_loop()
         start = loop.time()
         await line.admit(1000)
@@ -295,7 +298,7 @@ def test_a_report_wakes_who_waits():
         waiting = asyncio.create_task(line.admit(590))
         await asyncio.sleep(1)
         start = loop.time()
-        line.hear(first, tokens=LimitReport(600, 600))
+        line.report(first, tokens=LimitReport(600, 600))
         await waiting
         return loop.time() - start
 
@@ -322,9 +325,9 @@ def test_settling_wakes_who_waits():
 def test_a_lowered_limit_comes_back():
     """A server that says 200 once and 60,000 after that is used at 60,000 again."""
     allowance = TokenBucket(60_000, burst_seconds=1.0)
-    allowance.hear(1.0, allowance.take(0.0, 10), 200, 100)
+    allowance.report(1.0, allowance.take(0.0, 10), 200, 100)
     assert allowance.limit_per_minute == 200
-    allowance.hear(2.0, allowance.take(1.5, 10), 60_000, 50_000)
+    allowance.report(2.0, allowance.take(1.5, 10), 60_000, 50_000)
     assert allowance.limit_per_minute == 60_000
 
 
@@ -341,7 +344,7 @@ def test_a_limit_that_only_the_server_gives_fails_no_row():
     async def run():
         line = Line()
         admission = await line.admit(500)
-        line.hear(admission, tokens=LimitReport(1, 1))
+        line.report(admission, tokens=LimitReport(1, 1))
         await asyncio.wait_for(line.admit(500), 200)
 
     virtual_time.run(run())

@@ -139,7 +139,7 @@ def test_a_server_that_queues_is_kept_busy_without_a_long_queue():
     assert bench.tally.answered == 10_000
     assert 10_000 / 32 / bench.seconds >= 0.93
     assert server.most_waiting <= 4.5 * 32  # while it still doubled
-    assert 28 <= bench.channels[0].concurrency.limit <= 56
+    assert 28 <= bench.endpoints[0].flow.concurrency.limit <= 56
 
 
 def test_a_server_that_refuses_is_used_without_a_storm():
@@ -155,7 +155,7 @@ def test_a_flaky_relay_is_not_taken_for_an_overloaded_one():
     """Five per cent of plain 500s cost retries, not concurrency."""
     bench = run_auto(BusyServer(at_once=1000, flaky_share=0.05), 5000, max_concurrency=100)
     assert bench.tally.answered == 5000
-    assert bench.channels[0].concurrency.limit >= 90
+    assert bench.endpoints[0].flow.concurrency.limit >= 90
 
 
 def test_a_limit_that_halves_and_comes_back():
@@ -185,5 +185,5 @@ def test_a_given_number_is_kept():
     """--concurrency N is N from the first second on."""
     server = QueueServer(at_once=10)
     bench = Bench(server, 1000, concurrency=50).run()
-    assert bench.channels[0].concurrency == 50
+    assert bench.endpoints[0].flow.concurrency == 50
     assert server.most_waiting == pytest.approx(40, abs=10)

@@ -71,7 +71,7 @@ def test_a_stop_while_the_longer_answer_waits_keeps_the_cut_one():
     class Closing(Wordy):
         async def post(self, body: bytes) -> HttpAnswer:
             answer = await super().post(body)
-            bench.channels[0].limiter.close_until(asyncio.get_running_loop().time(), 1e6)
+            bench.endpoints[0].flow.limiter.close_until(asyncio.get_running_loop().time(), 1e6)
             asyncio.get_running_loop().call_later(1, bench.runner.stop)
             return answer
 
@@ -146,8 +146,8 @@ def test_a_relay_that_charges_ahead_is_asked_less_at_once():
     chat = Relay(room=12)
     bench = Bench(chat, 400, concurrency=16, max_retries=8).run()
     assert bench.tally.answered == 400
-    assert sum("charges ahead" in line for line in bench.told) == 1
-    assert bench.channels[0].most_in_flight_now in (3, 4)
+    assert sum("pre-charges" in line for line in bench.told) == 1
+    assert bench.endpoints[0].flow.most_in_flight in (3, 4)
 
 
 def test_a_relay_whose_money_is_gone_stops_the_run():

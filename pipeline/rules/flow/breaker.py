@@ -1,22 +1,22 @@
-"""What answers and failures say about an endpoint: go on, hold everybody for a while, or give it up. Pure.
+"""The circuit breaker of one endpoint: what failures mean for all rows that would follow. Pure.
 
-One row's failure is its own matter (see retry.py); here it is asked what it means for all the others.
+One row's failure is its own matter (rules/retry.py); here it is asked what it means for the others.
 
-    429, or a server that names a time      everybody holds: as long as it asks, at most max_wait
-    ... and asks for more than that again   give it up
-    five attempts in a row broke, or        it rests, longer each time; after a rest one request goes
-    nobody is there, once it worked         ahead alone (a probe). After max_outage: give it up
-    key, money, model refused three times   give it up; but all for one row: that row fails
+    429, or a server that names a time      everybody pauses: as long as it asks, at most max_wait
+    ... and asks for more than that again   the endpoint is disabled
+    five attempts in a row broke, or        the circuit opens, longer each time; then it is half open: one
+    it is unreachable, once it worked       request at a time probes. After max_outage: disabled
+    key, money, model refused three times   disabled; but all for one row: that row fails
     in a row
-    row after row fails                     give it up: after stop_after_failures in a row, two fifths of
+    row after row fails                     disabled after stop_after_failures in a row, two fifths of
                                             that before the first answer; pictures do not count
 
-Giving up the last endpoint stops the run.
+Disabling the last endpoint stops the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from ...nouns.errors import (
     AccountError,
@@ -29,147 +29,178 @@ from ...nouns.errors import (
     TransientError,
 )
 from ...nouns.rows import Failure
+from ..backoff import Backoff
 
 ACCOUNT_ERRORS_TO_STOP = 3
-BROKEN_TO_REST = 5
-LONGEST_REST_SECONDS = 60.0
+BROKEN_TO_OPEN = 5
+LONGEST_OPEN_SECONDS = 60.0
 PICTURE_KINDS = frozenset({"bad_image", "content_policy"})
 # nothing but failures from the first request on is a wrong address more often than an outage
 FIRST_OUTAGE_SECONDS = 120.0
 
 
-class CircuitBreaker:
-    """State of one endpoint over a run.
+@dataclass(frozen=True, slots=True)
+class BreakerSettings:
+    """The user's bounds.
 
-    max_wait_seconds: longest pause that is granted. max_outage_seconds: how long it may be gone.
-    stop_after_failures: rows without an answer, in a row; 0 for any number. backoff: seconds to hold after
-    a row's n-th attempt where the server names no time.
-    shortened_pause_until: set while a longer pause was asked for than is granted; None otherwise.
-    resting_until: nothing is sent before. is_probing: one request at a time, until an answer comes.
-    All `now` and `sent_at` are of one monotonic clock.
+    max_wait_seconds: longest pause to honour. max_outage_seconds: how long an endpoint may be unreachable or
+    broken. stop_after_failures: rows without an answer, in a row; 0 for any number.
     """
 
-    def __init__(
-        self,
-        max_wait_seconds: float,
-        max_outage_seconds: float,
-        stop_after_failures: int,
-        backoff: Callable[[int], float],
-    ) -> None:
-        self._max_wait_seconds = max_wait_seconds
-        self._max_outage_seconds = max_outage_seconds
-        self._stop_after_failures = stop_after_failures
+    max_wait_seconds: float
+    max_outage_seconds: float
+    stop_after_failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a failed attempt means.
+
+    hold_seconds: nothing is sent for so long; 0 for no pause. give_up: RunError where the endpoint is to be
+    disabled, RowError where only this row is to fail, None to go on.
+    """
+
+    hold_seconds: float = 0.0
+    give_up: RunError | RowError | None = None
+
+
+@dataclass(slots=True)
+class _Outage:
+    """Attempts in a row that broke. since: the first of them, seconds. last: the latest. rows: ids of theirs."""
+
+    since: float
+    last: float
+    rows: list[str] = field(default_factory=list)
+
+    @property
+    def is_of_several_rows(self) -> bool:
+        return len(self.rows) >= BROKEN_TO_OPEN and len(set(self.rows)) > 1
+
+
+class CircuitBreaker:
+    """State of one endpoint over a run. All `now` and `sent_at` are seconds of one monotonic clock."""
+
+    def __init__(self, settings: BreakerSettings, backoff: Backoff) -> None:
+        self._settings = settings
         self._backoff = backoff
-        self.has_answered = False
-        self.resting_until = float("-inf")
-        self.is_probing = False
-        self._rested_at = float("-inf")  # when the last rest began
-        self._refused_rows: list[str] = []  # since the last answer, like the rest below
-        self._broken_rows: list[str] = []
-        self._failed_rows = 0
-        self._down_since: float | None = None
-        self._broke_at = float("-inf")
-        self.shortened_pause_until: float | None = None
+        self.has_answered = False  # a completion came once in this run
+        self.open_until = float("-inf")  # seconds; nothing is sent before. Set when the circuit opens
+        self.is_half_open = False  # one request at a time, until the server says something
+        self.shortened_until: float | None = (
+            None  # end of a pause that was cut to max_wait; None: there is none
+        )
+        self._opened_at = float("-inf")  # seconds; attempts sent before it are no news
+        self._refused_rows: list[str] = []  # ids, since the last answer; account errors
+        self._failed_rows = 0  # since the last answer
+        self._outage: _Outage | None = None  # None while the server says something of its own
 
     def answered(self) -> None:
         """A completion came: whatever was wrong is over."""
         self.has_answered = True
         self._refused_rows.clear()
         self._failed_rows = 0
-        self.shortened_pause_until = None
-        self._is_there()
+        self.shortened_until = None
+        self._close()
 
     def is_outage(self, error: AnswerError) -> bool:
         """Whether the request never got to an endpoint that once answered: no attempt was made."""
         return self.has_answered and _is_unreachable(error)
 
-    def attempt_failed(
-        self, error: AnswerError, row_id: str, attempt: int, sent_at: float, now: float, is_overload: bool
-    ) -> float:
-        """Seconds for which everybody holds; 0 for none.
-
-        Raises RunError where the endpoint is to be given up, RowError where this row is.
-        """
+    def failed(
+        self, error: AnswerError, row_id: str, attempt: int, sent_at: float, now: float, *, is_overload: bool
+    ) -> Judgement:
+        """Take in a failed attempt: the row's `attempt`-th, sent at `sent_at`."""
+        give_up: RunError | RowError | None = None
         if isinstance(error, AccountError) or (_is_unreachable(error) and not self.has_answered):
-            self._refused(error, row_id)
-        if isinstance(error, ServerBusy | ConnectionLost):
-            self._broke(error, row_id, sent_at, now)
-        else:
-            self._is_there()
+            give_up = self._refused(error, row_id)
+        if give_up is None and isinstance(error, ServerBusy | ConnectionLost):
+            give_up = self._broke(error, row_id, sent_at, now)
+        elif give_up is None:
+            self._close()
+        if give_up is not None:
+            return Judgement(give_up=give_up)
         if not isinstance(error, TransientError):
-            return 0.0
+            return Judgement()
         asked = error.retry_after_seconds
         if asked is None:
-            return self._backoff(attempt) if is_overload or isinstance(error, RateLimited) else 0.0
-        if asked > self._max_wait_seconds:
-            self._shorten(error, asked, sent_at, now)
-        return min(asked, self._max_wait_seconds)
+            holds = is_overload or isinstance(error, RateLimited)
+            return Judgement(self._backoff.seconds(attempt) if holds else 0.0)
+        return self._pause(error, asked, sent_at, now)
 
-    def row_failed(self, failure: Failure) -> None:
-        """A row has no answer. Raises RunError where that has happened to too many, with no answer between."""
+    def row_failed(self, failure: Failure) -> RunError | None:
+        """A row has no answer. Returns why the endpoint is to be disabled where that were too many in a row."""
         if failure.kind.startswith("image_") or failure.kind in PICTURE_KINDS:  # a folder may hold many
-            return
+            return None
         self._failed_rows += 1
-        most = self._stop_after_failures
+        most = self._settings.stop_after_failures
         if not self.has_answered:  # where nothing ever worked, fewer are enough
             most = -(-most * 2 // 5)
-        if most and self._failed_rows >= most:
-            raise RunError(
-                f"{self._failed_rows} rows in a row failed (--stop-after-failures), the last with: {failure.message}",
-                kind=failure.kind,
-                http_status=failure.http_status,
-            )
+        if not most or self._failed_rows < most:
+            return None
+        return RunError(
+            f"{self._failed_rows} rows in a row failed (--stop-after-failures), the last with: {failure.message}",
+            kind=failure.kind,
+            http_status=failure.http_status,
+        )
 
-    def _refused(self, error: AnswerError, row_id: str) -> None:
+    def _refused(self, error: AnswerError, row_id: str) -> RunError | RowError | None:
         self._refused_rows.append(row_id)
         if len(self._refused_rows) >= ACCOUNT_ERRORS_TO_STOP and len(set(self._refused_rows)) > 1:
-            raise RunError(str(error), kind=error.kind, http_status=error.http_status) from error
+            return RunError(str(error), kind=error.kind, http_status=error.http_status)
         if self._refused_rows.count(row_id) >= ACCOUNT_ERRORS_TO_STOP:  # a router's moderation, say
-            raise RowError(str(error), kind=error.kind, http_status=error.http_status) from error
+            return RowError(str(error), kind=error.kind, http_status=error.http_status)
+        return None
 
-    # ---- the circuit breaker
+    def _pause(self, error: TransientError, asked: float, sent_at: float, now: float) -> Judgement:
+        """As long as the server asks; where that is too long, as long as allowed, and once only."""
+        longest = self._settings.max_wait_seconds
+        if asked <= longest:
+            return Judgement(asked)
+        if self.shortened_until is None:
+            self.shortened_until = now + longest
+        elif sent_at >= self.shortened_until:
+            return Judgement(
+                give_up=RunError(
+                    f"{error} (the server asks for a pause of {asked:,.0f} s again, after one of --max-wait"
+                    f" {longest:,.0f} s)",
+                    kind="asked_to_wait",
+                    http_status=error.http_status,
+                )
+            )
+        return Judgement(longest)
 
-    def _is_there(self) -> None:
-        """It said something of its own, be it a refusal."""
-        self._broken_rows.clear()
-        self._down_since = None
-        self.is_probing = False
-        self.resting_until = float("-inf")
+    # ---- the circuit
 
-    def _broke(self, error: AnswerError, row_id: str, sent_at: float, now: float) -> None:
-        if sent_at <= self._rested_at:  # it was out already: no news
-            return
-        if self._down_since is None or (not self.is_probing and now - self._broke_at > LONGEST_REST_SECONDS):
-            self._down_since = now  # an older failure is no part of this outage
-            self._broken_rows.clear()
-        self._broke_at = now
-        self._broken_rows.append(row_id)
-        is_broken = len(self._broken_rows) >= BROKEN_TO_REST and len(set(self._broken_rows)) > 1
-        if is_broken or self.is_probing or self.is_outage(error):
-            self._rest(error, now, now - self._down_since)
+    def _close(self) -> None:
+        """The server said something of its own, be it a refusal."""
+        self._outage = None
+        self.is_half_open = False
+        self.open_until = float("-inf")
 
-    def _rest(self, error: AnswerError, now: float, gone_seconds: float) -> None:
-        most = self._max_outage_seconds
-        if gone_seconds > (most if self.has_answered else min(most, FIRST_OUTAGE_SECONDS)):
-            raise RunError(
-                f"{error}, for {gone_seconds:,.0f} s now", kind=error.kind, http_status=error.http_status
-            ) from error
-        self._rested_at = now
-        self.resting_until = now + min(LONGEST_REST_SECONDS, max(1.0, gone_seconds / 2))
-        self.is_probing = True
-        self._broken_rows.clear()
+    def _broke(self, error: AnswerError, row_id: str, sent_at: float, now: float) -> RunError | None:
+        if sent_at <= self._opened_at:  # it was in flight already: no news
+            return None
+        outage = self._outage
+        if outage is None or (not self.is_half_open and now - outage.last > LONGEST_OPEN_SECONDS):
+            self._outage = outage = _Outage(now, now)  # an older failure is no part of this outage
+        outage.last = now
+        outage.rows.append(row_id)
+        if outage.is_of_several_rows or self.is_half_open or self.is_outage(error):
+            return self._open(error, now, outage)
+        return None
 
-    def _shorten(self, error: AnswerError, asked: float, sent_at: float, now: float) -> None:
-        """The first time wait as long as allowed; a request sent after that may not be told so again."""
-        if self.shortened_pause_until is None:
-            self.shortened_pause_until = now + self._max_wait_seconds
-        elif sent_at >= self.shortened_pause_until:
-            raise RunError(
-                f"{error} (it asks to wait {asked:,.0f} s; --max-wait is {self._max_wait_seconds:,.0f} s, and"
-                " that was waited)",
-                kind="asked_to_wait",
-                http_status=error.http_status,
-            ) from error
+    def _open(self, error: AnswerError, now: float, outage: _Outage) -> RunError | None:
+        down_seconds = now - outage.since
+        most = self._settings.max_outage_seconds
+        if down_seconds > (most if self.has_answered else min(most, FIRST_OUTAGE_SECONDS)):
+            return RunError(
+                f"{error} (down for {down_seconds:,.0f} s)", kind=error.kind, http_status=error.http_status
+            )
+        self._opened_at = now
+        self.open_until = now + min(LONGEST_OPEN_SECONDS, max(1.0, down_seconds / 2))
+        self.is_half_open = True
+        outage.rows.clear()
+        return None
 
 
 def _is_unreachable(error: AnswerError) -> bool:

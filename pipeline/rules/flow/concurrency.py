@@ -1,11 +1,11 @@
-"""How many requests may be in flight, found out while running. Pure; takes `now` and latencies as numbers.
+"""How many requests may be in flight, discovered while running. Pure; takes `now` and latencies as numbers.
 
 Theory of operation
 -------------------
 Relays, vLLM and Ollama publish no limit; what they can take shows in two ways only.
 
   They refuse (429, 503, 529): the limit is cut to 0.7 of itself, at most once in a round trip, since
-  the requests that were out at the cut will be refused too and say nothing new.
+  the requests in flight at the cut will be refused too and say nothing new.
 
   They queue: answers take longer. The mean latency of a round (as many answers as the limit) is held
   against the best round so far. Up to 1.25 of it there is room. Above that comes a trial: the limit
@@ -39,6 +39,28 @@ class _Trial:
     latency: float = 0.0
 
 
+@dataclass(slots=True)
+class _Round:
+    """length: answers that end it. seconds: the sum of their latencies."""
+
+    length: int
+    answers: int = 0
+    seconds: float = 0.0
+
+
+class FixedConcurrency:
+    """A number of requests in flight that the user gave. Has the methods of ConcurrencyController."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = self.ceiling = limit
+
+    def answered(self, latency_seconds: float, in_flight: int) -> None:
+        """Nothing to learn."""
+
+    def overloaded(self, now: float) -> None:
+        """Nothing to learn."""
+
+
 class ConcurrencyController:
     """Additive increase, multiplicative decrease between 1 and a ceiling.
 
@@ -47,15 +69,15 @@ class ConcurrencyController:
 
     def __init__(self, ceiling: int, start: int = START) -> None:
         self.ceiling = ceiling
-        self._limit = float(min(start, ceiling))
-        self._is_doubling = True
-        self._last_cut = float("-inf")
-        self._latency: float | None = None  # mean of the last round
-        self._best: float | None = None
-        self._round_sum = 0.0
-        self._round_answers = 0
-        self._round_length = FEWEST_ANSWERS_A_ROUND
-        self._trial: _Trial | None = None
+        self._limit = float(
+            min(start, ceiling)
+        )  # requests in flight; whole part holds. Moved by every method
+        self._is_doubling = True  # until the first sign of a limit
+        self._last_cut = float("-inf")  # seconds
+        self._latency: float | None = None  # mean of the last round, seconds
+        self._best: float | None = None  # the best round so far, seconds; a trial may replace it
+        self._round = _Round(FEWEST_ANSWERS_A_ROUND)  # the one that runs now
+        self._trial: _Trial | None = None  # None while there is none
 
     def __repr__(self) -> str:
         phase = "doubling" if self._is_doubling else "probing"
@@ -63,13 +85,14 @@ class ConcurrencyController:
 
     @property
     def limit(self) -> int:
+        """Requests in flight that are allowed now."""
         return int(self._limit)
 
     def answered(self, latency_seconds: float, in_flight: int) -> None:
-        """An answer came. in_flight: requests out just before it, this one included."""
-        self._round_sum += latency_seconds
-        self._round_answers += 1
-        if self._round_answers >= self._round_length:
+        """An answer came. in_flight: requests in flight just before it, this one included."""
+        self._round.seconds += latency_seconds
+        self._round.answers += 1
+        if self._round.answers >= self._round.length:
             self._end_round()
         is_used = in_flight >= USED_SHARE * self.limit
         if is_used and self._trial is None and self._has_room():
@@ -88,7 +111,7 @@ class ConcurrencyController:
         return self._best is None or self._latency is None or self._latency <= ROOM * self._best
 
     def _end_round(self) -> None:
-        latency = self._round_sum / self._round_answers
+        latency = self._round.seconds / self._round.answers
         self._latency = latency
         if self._trial is not None:
             self._go_on(self._trial, latency)
@@ -97,8 +120,7 @@ class ConcurrencyController:
             if not self._has_room():
                 self._is_doubling = False
                 self._trial = _Trial(self._limit)
-        self._round_sum, self._round_answers = 0.0, 0
-        self._round_length = max(int(self._limit), FEWEST_ANSWERS_A_ROUND)
+        self._round = _Round(max(int(self._limit), FEWEST_ANSWERS_A_ROUND))
 
     def _go_on(self, trial: _Trial, latency: float) -> None:
         """One more round of a trial is over: drained, measured, drained at the smaller limit, measured."""

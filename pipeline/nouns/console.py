@@ -1,0 +1,12 @@
+"""Where lines for the user go while a run goes on."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Console(Protocol):
+    """Shows lines to the user; a command prints them, a test collects them."""
+
+    def tell(self, text: str) -> None:
+        """Show one line at once."""
