@@ -136,6 +136,18 @@ def test_a_budget_is_used_up_to_its_last_request():
     assert "9,660 of --budget-tokens 10,000 are spent, 340 are left" in str(bench.runner.stopped_by)
 
 
+def test_what_is_left_is_neither_spent_nor_held_back():
+    """The figure in the bar: 10 dollars, 3 spent, 2 for one that is in flight. None where money has no bound."""
+    budget = Budget(Decimal(10), None, None, Spending(4, 900, Decimal(3)))
+    assert budget.usd_left == 7
+    budget.hold_back(Spending(1, 500, Decimal(2)))
+    assert budget.usd_left == 5
+    budget.settle(Spending(1, 500, Decimal(2)), Spending(1, 420, Decimal("0.5")))
+    assert budget.usd_left == Decimal("6.5")
+    assert Budget(Decimal(10), None, None, Spending()).usd_left == 10
+    assert Budget(None, 500, None, Spending(4, 900, Decimal(3))).usd_left is None
+
+
 def test_the_first_request_may_be_too_much():
     """Nothing is sent where not even one fits."""
     chat = ScriptedChat(itertools.repeat(good()))

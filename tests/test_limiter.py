@@ -249,6 +249,36 @@ def test_an_account_outside_the_bounds_is_corrected():
     assert allowance.wait_seconds(21.0, 3500) == pytest.approx(2.0 + MARGIN_SECONDS)
 
 
+def test_a_report_bounds_the_account_from_above():
+    """Never more than the server said was left and what has flowed in since the request that brought the report.
+
+    Heard, or as a part of a larger limit: there only bad news counts. What was granted since takes its refill first.
+    """
+    heard = Allowance(60_000, burst_seconds=1.0)
+    heard.hear(10.0, heard.take(10.0, 100), 60_000, 40_000)
+    grant = heard.take(10.0, 100)
+    heard.take(10.5, 600)
+    heard.hear(11.0, grant, 60_000, 500)  # 1,000 flowed in, 600 were granted: at most 900 are there
+    assert heard.wait_seconds(11.0, 1900) == pytest.approx(1.0 + MARGIN_SECONDS)
+    part = Allowance(6000, burst_seconds=60.0)
+    part.wait_seconds(0.0, 1)
+    part.hear(60.0, part.take(60.0, 100), 2_000_000, 50)
+    assert not part.is_heard
+    assert part.wait_seconds(60.0, 150) == pytest.approx(1.0)
+
+
+def test_what_was_refused_is_not_charged():
+    """A 429 gives back at once what was reserved, of the limit and of a pace that was found out."""
+    limiter = Limiter(6000, None, 10.0)
+    limiter.set_pace(0.0, 3000)
+    limiter.wait_seconds(0.0, 1)
+    admission = limiter.take(20.0, 500)
+    assert limiter.wait_seconds(20.0, 500) == pytest.approx(10.0)
+    limiter.refused(20.0, admission)
+    assert limiter.tokens.used_last_minute(20.0) == 0
+    assert limiter.wait_seconds(20.0, 500) == 0
+
+
 def test_a_burst_is_not_held_against_us_for_long():
     """Thirty requests at once, reported on in any order, leave the account where it was: no minute of silence."""
     allowance = Allowance(9000, burst_seconds=1.0)
