@@ -27,6 +27,9 @@ from pipeline.nouns.errors import ConnectionLost
 from pipeline.nouns.rows import HttpAnswer, Spending, TokenEstimate, Usage
 from pipeline.rules.budget import Budget
 from pipeline.rules.prices import PriceBook
+from pipeline.wiring.connect import _Money
+
+RATES = {"own": {"input": 10, "output": 10}}
 
 
 class Spender:
@@ -186,6 +189,42 @@ def test_what_is_given_up_is_accounted_for():
     assert bench.unanswered == [("given_up", Spending(1, 500, Decimal("0.5")))] * 3
 
 
+@pytest.mark.parametrize("fate", ["timeout", "without_usage", "given_up"])
+def test_a_lost_attempt_is_booked_with_what_was_reserved(fate):
+    """A more expensive model answers in the meantime: what is held back from then on is more, what is in flight is not."""
+    prices = PriceBook(PriceTable.model_validate(RATES | {"expensive": {"input": 1000, "output": 1000}}))
+    money = _Money(prices, "own", None, lambda line: None)
+    latencies = iter([1, 100 if fate == "given_up" else 2])
+
+    class Server:
+        async def post(self, _body: bytes) -> HttpAnswer:
+            seconds = next(latencies)
+            await asyncio.sleep(seconds)
+            if seconds == 1:  # another model than the one that was asked
+                return HttpAnswer(200, {}, completion(model="expensive"))
+            if fate == "timeout":
+                raise ConnectionLost("gone", kind="timeout")
+            return HttpAnswer(200, {}, completion(model="own", usage={}))
+
+    budget = Budget(Decimal(10), None, None, Spending(usd=Decimal(0)))
+    steps = {"price": money.price, "most": money.most}
+    bench = Bench(Server(), 2, budget=budget, steps=steps, concurrency=2, max_retries=0)
+
+    async def go():
+        asyncio.get_running_loop().call_later(10, bench.runner.stop)
+        asyncio.get_running_loop().call_later(11, bench.runner.stop_at_once)
+        with contextlib.suppress(asyncio.CancelledError):
+            await bench.go()
+
+    virtual_time.run(go())
+    reserved, answered = Decimal(500) / 10**5, Decimal(420) / 10**3
+    ((kind, booked),) = bench.unanswered
+    assert (kind, booked.tokens, booked.usd) == (fate, 500, reserved)
+    assert budget.spent == Spending(2, 920, reserved + answered)
+    assert budget.held_back == Spending(usd=Decimal(0))
+    assert money.most(bench.channels[0].steps.estimate(None, ())).usd == 100 * reserved
+
+
 def test_attempts_without_an_answer_are_accounted_for():
     """A refusal costs nothing, half an answer perhaps all of it."""
     script = [
@@ -254,8 +293,6 @@ def test_an_empty_answer_that_was_counted_is_paid_for():
 
 
 # ------------------------------------------------------------------------------- what earlier starts have spent
-
-RATES = {"own": {"input": 10, "output": 10}}
 
 
 def spent(folder, **more) -> Spending:

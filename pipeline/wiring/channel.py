@@ -40,21 +40,18 @@ class EndpointSteps:
 class Ticket:
     """Permission for one attempt, and what is known of it afterwards.
 
-    sent_at: by the loop's clock.
+    most: what it may cost at the most, by the prices known at admission. It never changes: the budget releases
+    this figure, and an attempt that is lost is booked with it. sent_at: by the loop's clock.
     """
 
     channel: Channel
     estimate: TokenEstimate
     reserved_tokens: int
     admission: Admission
+    most: Spending
     is_probe: bool = False
     sent_at: float = 0.0
     latency_seconds: float | None = None
-
-    @property
-    def most(self) -> Spending:
-        """What it may cost at the most."""
-        return self.channel.steps.most(self.estimate)
 
 
 @dataclass(slots=True, eq=False)
@@ -133,7 +130,7 @@ class Channel:
     def admit(self, now: float, estimate: TokenEstimate) -> Ticket:
         """Take place and tokens for one attempt; `leave` gives the place back."""
         tokens = self.reservation(estimate)
-        ticket = Ticket(self, estimate, tokens, self.limiter.take(now, tokens))
+        ticket = Ticket(self, estimate, tokens, self.limiter.take(now, tokens), self.steps.most(estimate))
         self.pace.sent(now, tokens)
         self.in_flight += 1
         if self.health.is_probing:
@@ -186,13 +183,13 @@ class Channel:
         if usage.total_tokens and self.charge != "reserved":
             self._settle(now, ticket, usage.total_tokens)
 
-    def spent(self, most: Spending, reply: Reply) -> Spending:
+    def spent(self, ticket: Ticket, reply: Reply) -> Spending:
         """What an answer cost; the most that was held back for it where it does not say."""
         tokens = reply.usage.spent_tokens
         if tokens is None:
-            return most
+            return ticket.most
         usd = self.steps.price(reply)
-        return Spending(1, tokens, most.usd if usd is None else usd)
+        return Spending(1, tokens, ticket.most.usd if usd is None else usd)
 
     def _settle(self, now: float, ticket: Ticket, used_tokens: int) -> None:
         self.limiter.settle(now, ticket.admission, used_tokens)

@@ -47,7 +47,6 @@ class Gate:
     def __init__(self, channels: Sequence[Channel], budget: Budget | None = None) -> None:
         self.channels = tuple(channels)
         self._budget = budget
-        self._held_back: dict[Ticket, Spending] = {}
         self._line: deque[_Waiter] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -84,10 +83,9 @@ class Gate:
     def _settle(self, ticket: Ticket, end: Reply | Spending | None) -> None:
         if self._budget is None:
             return
-        most = self._held_back.pop(ticket)
         if isinstance(end, Reply):
-            end = ticket.channel.spent(most, end)
-        self._budget.settle(most, most if end is None else end)
+            end = ticket.channel.spent(ticket, end)
+        self._budget.settle(ticket.most, ticket.most if end is None else end)
 
     def poke(self) -> None:
         """Something changed: let through as many as there is room for now."""
@@ -152,8 +150,7 @@ class Gate:
         estimate = waiter.estimates[channel]
         ticket = channel.admit(now, estimate)
         if self._budget is not None:
-            self._held_back[ticket] = most = channel.steps.most(estimate)
-            self._budget.hold_back(most)
+            self._budget.hold_back(ticket.most)
         waiter.turn.set_result(ticket)
 
     def _estimate(self, waiter: _Waiter) -> None:
