@@ -63,7 +63,10 @@ def test_walk_1_a_row(tmp_path):
 
 
 def test_walk_2_a_429(tmp_path):
-    """A limit below what is asked: the run takes its time, every row is answered, hardly a 429."""
+    """A limit below what is asked: the run takes its time, every row is answered, hardly a 429.
+
+    Where nobody gave the limit and the quota is empty, 429s come, and no row fails for them.
+    """
     draw_pictures(tmp_path / "p", 36)
     # 255 tokens a picture and 20 of text and answer: 36 rows are 9,900 tokens
     with serving(EndpointSettings(tokens_per_minute=9_000)) as url:
@@ -73,6 +76,13 @@ def test_walk_2_a_429(tmp_path):
     assert done.returncode == 0, done.stderr
     assert counts["200"] == len(results(tmp_path / "run")) == 36
     assert counts.get("429", 0) <= 1
+    with serving(EndpointSettings(tokens_per_minute=200_000, starts_empty=True)) as url:
+        done = captionmill("caption", "p", *MODEL, "--max-tokens", 10, "--prompt", "Colour?", "-o", "unknown",
+                           "--concurrency", 8, base_url=url, cwd=tmp_path)  # fmt: skip
+        counts = stats(url)["by_status"]
+    assert done.returncode == 0, done.stderr
+    assert counts["429"] >= 1
+    assert counts["200"] == len(results(tmp_path / "unknown")) == 36
 
 
 def test_walk_3_a_crash_and_the_next_start(tmp_path):

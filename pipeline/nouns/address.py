@@ -10,7 +10,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from .errors import UsageError
 
-SHORTEST_SECRET = 12
+# A shorter key (`any`, `x`: what users of a local server write) cannot be told from a word in a message or caption.
+SHORTEST_SECRET = 8
 _VERSION_SEGMENT = re.compile(r"/v\d+\w*(/|$)")
 _LOOPBACK = ("localhost", "127.", "[::1]", "::1")
 
@@ -34,14 +35,17 @@ class Address:
         return f"{name} ({self.label})" if self.label else name
 
     def scrub(self, text: str) -> str:
-        """Text without the key, whoever put it there."""
-        return text.replace(self.key, "[key]") if self.key else text
+        """Replace the key in plain text by `[key]`; see `_secret`. Returns the text."""
+        return text.replace(self._secret, "[key]") if self._secret else text
 
     def scrub_record(self, record: str) -> str:
-        """JSON text without the key. A key too short to be one (any, x) is left: captions hold such words."""
-        if self.key is None or len(self.key) < SHORTEST_SECRET:
-            return record
-        return record.replace(_in_json(self.key), "[key]")
+        """Replace the key in JSON text, where it is written with escapes, by `[key]`; see `_secret`. Returns the text."""
+        return record.replace(_in_json(self._secret), "[key]") if self._secret else record
+
+    @property
+    def _secret(self) -> str | None:
+        """The key, if it must not show anywhere; None without one, or if it is shorter than SHORTEST_SECRET."""
+        return self.key if self.key and len(self.key) >= SHORTEST_SECRET else None
 
     @property
     def is_local(self) -> bool:

@@ -190,6 +190,7 @@ class Session:
                     stack.enter_context(_cancelled_at_the_end(deadline.keep(config.deadline, runner.stop)))
                 if self._is_interrupted:
                     runner.stop()
+                await asyncio.wait([loading])  # a ticket holds its price; the import would block the loop
                 await runner.run(self._unfinished_rows())
         finally:
             pool.close()

@@ -18,14 +18,17 @@ from captionmill.accounts.spent import spent_before
 from captionmill.builtin.server import EndpointSettings, serving
 from captionmill.nouns.config import LimitSettings, Price, PriceTable
 from captionmill.nouns.errors import ConnectionLost
-from captionmill.nouns.rows import HttpAnswer, Spending, TokenEstimate, Usage
+from captionmill.nouns.rows import HttpAnswer, Reply, Spending, TokenEstimate, Usage
 from captionmill.rules.budget import Budget
 from captionmill.rules.prices import PriceBook
+from captionmill.wiring.connect import _Money
 from commands import MODEL, captionmill, draw_pictures, results, start, stats, wait_for_answers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lying_server import LyingServer, http
 from scripted_chat import ScriptedChat, completion, endpoint, error, good
+
+RATES = {"own": {"input": 10, "output": 10}}
 
 
 class Spender:
@@ -135,6 +138,18 @@ def test_a_budget_is_used_up_to_its_last_request():
     assert "9,660 of --budget-tokens 10,000 are spent, 340 are left" in str(bench.runner.stopped_by)
 
 
+def test_what_is_left_is_neither_spent_nor_held_back():
+    """The figure in the bar: 10 dollars, 3 spent, 2 for one that is in flight. None where money has no bound."""
+    budget = Budget(Decimal(10), None, None, Spending(4, 900, Decimal(3)))
+    assert budget.usd_left == 7
+    budget.hold_back(Spending(1, 500, Decimal(2)))
+    assert budget.usd_left == 5
+    budget.settle(Spending(1, 500, Decimal(2)), Spending(1, 420, Decimal("0.5")))
+    assert budget.usd_left == Decimal("6.5")
+    assert Budget(Decimal(10), None, None, Spending()).usd_left == 10
+    assert Budget(None, 500, None, Spending(4, 900, Decimal(3))).usd_left is None
+
+
 def test_the_first_request_may_be_too_much():
     """Nothing is sent where not even one fits."""
     chat = ScriptedChat(itertools.repeat(good()))
@@ -171,6 +186,47 @@ def test_what_is_given_up_is_accounted_for():
 
     virtual_time.run(go())
     assert bench.lost == [("given_up", Spending(1, 500, Decimal("0.5")))] * 3
+
+
+@pytest.mark.parametrize("fate", ["timeout", "without_usage", "given_up"])
+def test_a_lost_attempt_is_booked_with_what_was_reserved(fate):
+    """A more expensive model answers in the meantime: what is held back from then on is more, what is in flight is not."""
+    prices = PriceBook(PriceTable.model_validate(RATES | {"expensive": {"input": 1000, "output": 1000}}))
+    money = _Money(prices, "own", None)
+    latencies = iter([1, 100 if fate == "given_up" else 2])
+
+    class Server:
+        async def post(self, _body: bytes) -> HttpAnswer:
+            seconds = next(latencies)
+            await asyncio.sleep(seconds)
+            if seconds == 1:  # another model than the one that was asked
+                return HttpAnswer(200, {}, completion(model="expensive"))
+            if fate == "timeout":
+                raise ConnectionLost("gone", kind="timeout")
+            return HttpAnswer(200, {}, completion(model="own", usage={}))
+
+    budget = Budget(Decimal(10), None, None, Spending(usd=Decimal(0)))
+
+    def priced(reply: Reply) -> Decimal | None:
+        money.note(reply.model)
+        return money.price(reply)
+
+    steps = {"price": priced, "most": money.most}
+    bench = Bench(Server(), 2, budget=budget, steps=steps, concurrency=2, max_retries=0)
+
+    async def go():
+        asyncio.get_running_loop().call_later(10, bench.runner.stop)
+        asyncio.get_running_loop().call_later(11, bench.runner.stop_at_once)
+        with contextlib.suppress(asyncio.CancelledError):
+            await bench.go()
+
+    virtual_time.run(go())
+    reserved, answered = Decimal(500) / 10**5, Decimal(420) / 10**3
+    ((kind, booked),) = bench.lost
+    assert (kind, booked.tokens, booked.usd) == (fate, 500, reserved)
+    assert budget.spent == Spending(2, 920, reserved + answered)
+    assert budget.held_back == Spending(usd=Decimal(0))
+    assert money.most(bench.endpoints[0].connection.estimate(None)).usd == 100 * reserved
 
 
 def test_attempts_without_an_answer_are_accounted_for():
@@ -241,8 +297,6 @@ def test_an_empty_answer_that_was_counted_is_paid_for():
 
 
 # ------------------------------------------------------------------------------- what earlier starts have spent
-
-RATES = {"own": {"input": 10, "output": 10}}
 
 
 def spent(folder, **more) -> Spending:

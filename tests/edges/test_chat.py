@@ -56,6 +56,24 @@ def test_the_key_does_not_show():
     assert Address(URL, KEY).headers()["Authorization"] == f"Bearer {KEY}"
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "scrubbed"),
+    [
+        (KEY, f"bad key {KEY}", "bad key [key]"),
+        ('sk-1"é7f', 'bad key sk-1"é7f', "bad key [key]"),  # 8 characters, some with escapes in JSON
+        ("sk-1234", "bad key sk-1234", "bad key sk-1234"),
+        ("any", "Too many requests from your company", "Too many requests from your company"),
+        ("", "no key", "no key"),
+        (None, "no key", "no key"),
+    ],
+)
+def test_a_key_is_scrubbed_by_one_rule(key, text, scrubbed):
+    """Of 8 characters or more, in messages and records alike; a shorter one cannot be told from a word."""
+    endpoint = Address(URL, key)
+    assert endpoint.scrub(text) == scrubbed
+    assert json.loads(endpoint.scrub_record(json.dumps({"content": text}))) == {"content": scrubbed}
+
+
 def test_the_headers_of_the_api_page():
     """Content-Type, Accept and Authorization, the body as it was built."""
 

@@ -11,7 +11,7 @@ import pytest
 import virtual_time
 from bench import Bench
 from captionmill.nouns.config import ChatSettings, LimitSettings
-from captionmill.nouns.rows import HttpAnswer
+from captionmill.nouns.rows import HttpAnswer, LimitReport
 from captionmill.rules.flow.bucket import TokenBucket
 from captionmill.rules.flow.discovery import RateDiscovery
 from captionmill.rules.flow.limits import Limiter
@@ -233,6 +233,21 @@ def test_between_two_refusals_the_limit_is_measured():
     assert pace.per_minute(10.1 + 45) > 2 * 50_000 * 6
 
 
+def test_more_than_a_minute_without_a_refusal_measures_nothing():
+    """The bucket may have been full meanwhile: what was sent since is less than the limit. From here on it is measured."""
+    pace = RateDiscovery()
+    pace.sent(0.0, 500)
+    pace.refused(0.1, sent_at=0.05, tokens=500, hold_seconds=1.0)
+    for second in range(80, 90):  # nothing before: a pause of more than a minute
+        pace.sent(float(second), 5000)
+    pace.refused(90.0, sent_at=89.9, tokens=500, hold_seconds=1.0)
+    assert pace.per_minute(90.0) == pytest.approx(0.5 * 5000 * 60, rel=0.25)  # half of the last ten seconds
+    for second in range(90, 100):
+        pace.sent(float(second) + 0.5, 4000)
+    pace.refused(100.0, sent_at=99.9, tokens=500, hold_seconds=1.0)
+    assert pace.per_minute(100.0) == pytest.approx(0.85 * 4000 * 60, rel=0.05)
+
+
 def test_refusals_of_what_was_out_are_one_piece_of_news():
     """Forty refused together halve the guess once."""
     pace = RateDiscovery()
@@ -340,15 +355,15 @@ def test_late_reports_teach_no_charge():
 
 def test_refused_requests_teach_no_charge():
     """Half of them answered 429 and charged nothing: the others' charge is not halved."""
-    allowance = TokenBucket(60_000, burst_seconds=1.0)
+    limiter = Limiter(60_000)
     now, level = 0.0, 30_000.0
     for number in range(400):
-        grant = allowance.take(now, 100)
+        admission = limiter.take(now, 100)
         if number % 2:
-            allowance.refused(grant)
+            limiter.refused(now, admission)
         else:
             level -= 300
         now += 0.15
         level = min(60_000, level + 150)
-        allowance.report(now, grant, 60_000, level)
-    assert allowance.charge.factor == pytest.approx(3.0, rel=0.05)
+        limiter.report(now, admission, LimitReport(60_000, level))
+    assert limiter.tokens.charge == pytest.approx(3.0, rel=0.05)

@@ -9,7 +9,7 @@ import random
 import pytest
 import virtual_time
 from captionmill.nouns.config import LimitSettings
-from captionmill.nouns.errors import RowError
+from captionmill.nouns.errors import RateLimited, RowError
 from captionmill.nouns.rows import Ask, LimitReport, Row, TokenEstimate
 from captionmill.rules.flow.bucket import MARGIN_SECONDS, TokenBucket
 from captionmill.rules.flow.control import Admission
@@ -210,7 +210,7 @@ def test_a_cancelled_waiter_lets_the_next_one_through():
     assert virtual_time.run(run()) <= 6000
 
 
-def test_a_heard_level_replaces_our_own():
+def test_a_reported_level_replaces_our_own():
     """A server that says how much is left may be drawn on at once, down to what it said."""
 
     async def run():
@@ -249,6 +249,42 @@ def test_an_account_outside_the_bounds_is_corrected():
     assert allowance.wait_seconds(21.0, 29_000) == 0
     allowance.report(21.0, grant, 60_000, 500)
     assert allowance.wait_seconds(21.0, 3500) == pytest.approx(2.0 + MARGIN_SECONDS)
+
+
+def test_a_report_bounds_the_account_from_above():
+    """Never more than the server said was left and what has flowed in since the request that brought the report.
+
+    Server-reported, or as a part of a larger limit: there only bad news counts. What was granted since takes its refill first.
+    """
+    reported = TokenBucket(60_000, burst_seconds=1.0)
+    reported.report(10.0, reported.take(10.0, 100), 60_000, 40_000)
+    grant = reported.take(10.0, 100)
+    reported.take(10.5, 600)
+    reported.report(11.0, grant, 60_000, 500)  # 1,000 flowed in, 600 were granted: at most 900 are there
+    assert reported.wait_seconds(11.0, 1900) == pytest.approx(1.0 + MARGIN_SECONDS)
+    part = TokenBucket(6000, burst_seconds=60.0)
+    part.start(0.0)
+    part.report(60.0, part.take(60.0, 100), 2_000_000, 50)
+    assert not part.is_server_reported
+    assert part.wait_seconds(60.0, 150) == pytest.approx(1.0)
+
+
+def test_what_was_refused_is_not_charged():
+    """A 429 gives back at once what was reserved, of the limit and of a discovered rate."""
+    flow = endpoint(ScriptedChat(iter(())), LimitSettings(concurrency=9), Limiter(6000, None, 10.0)).flow
+    wanted = TokenEstimate(500, 500, 0, 0)
+    refusal = RateLimited("429", kind="rate_limited", http_status=429, retry_after_seconds=0.0)
+    flow.start(0.0)
+    first = flow.admit(20.0, wanted)
+    flow.failed(20.0, first, refusal, "r1", 1)
+    rate = flow.discovery.per_minute(40.0)
+    assert rate is not None
+    second = flow.admit(40.0, wanted)
+    waiting = flow.wait_seconds(40.0, wanted)
+    flow.failed(40.0, second, refusal, "r2", 1)
+    assert flow.limiter.tokens.used_last_minute(40.0) == 0
+    assert flow.state(40.0).tokens_last_minute == 0
+    assert flow.wait_seconds(40.0, wanted) < waiting
 
 
 def test_a_burst_is_not_held_against_us_for_long():

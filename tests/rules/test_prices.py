@@ -82,6 +82,13 @@ def test_the_users_table_wins():
     assert own.cost(("gpt-4-turbo",), REFERENCE) == PriceBook().cost(("gpt-4-turbo",), REFERENCE)
 
 
+def test_a_part_is_never_more_than_its_whole():
+    """A server that reports more reasoning than answer, or more cached than prompt, is priced for what there was."""
+    own = book(m={"input": 10, "output": 100, "cached": 1, "reasoning": 1000})
+    assert own.cost(("m",), Usage(100, 10, 110, 0, 50)) == Decimal("0.011")  # 100 at 10, 10 at 1,000
+    assert own.cost(("m",), Usage(100, 10, 110, 500, 0)) == Decimal("0.0011")  # 100 at 1, 10 at 100
+
+
 def test_a_pattern_is_for_all_it_fits():
     """`*` stands for any characters; a name of its own goes before it."""
     own = book(**{"qwen*": {"input": 1, "output": 1}, "qwen-vl-max": {"input": 2, "output": 2}})

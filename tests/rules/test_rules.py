@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from captionmill.nouns.config import API_ORDER, ChatSettings
 from captionmill.nouns.rows import Row, Usage
-from captionmill.rules import retry
 from captionmill.rules.request import RequestBuilder
 from captionmill.rules.tokens import TokenEstimator, text_tokens
 from hypothesis import given
@@ -71,6 +71,37 @@ def test_answers_without_usage_teach_nothing():
     assert estimator.estimate("", [(512, 512)]).prompt == 255
 
 
+def test_what_is_held_back_for_a_prompt_has_a_margin():
+    """The most that was lately reported for a token of the formula (1.25 before five answers), 5 %, 64 for a template."""
+    estimator = TokenEstimator(ChatSettings(model="m", max_tokens=500), picture_tokens)
+
+    def most() -> tuple[int, int | None]:
+        estimate = estimator.estimate("p" * 180, [(1024, 1024)])
+        return estimate.formula, estimate.most_prompt
+
+    assert most() == (300, 458)  # 300 x 1.25 x 1.05 = 393.75
+    for reported in (300, 600, 300, 300, 300):
+        estimator.learn(estimator.estimate("p" * 180, [(1024, 1024)]), Usage(reported, 80))
+    assert most() == (300, 694)  # 300 x 2 x 1.05
+
+
+# ------------------------------------------------------------------------------- a row
+
+
+def test_a_row_is_told_by_what_it_asks():
+    """Prompt, pictures and their order are its content; where they lie, its id and its other columns are not."""
+    row = Row("1", ("a.jpg", "b.jpg"), ("/x/a.jpg", "/x/b.jpg"), "What?", "{}")
+    assert replace(row, id="2", paths=("/y/a.jpg", "/y/b.jpg"), extra=None).content_hash == row.content_hash
+    others = [
+        replace(row, prompt="Which?"),
+        replace(row, prompt=""),
+        replace(row, images=("b.jpg", "a.jpg")),
+        replace(row, images=("a.jpg",)),
+        replace(row, images=("a.jpgb.jpg",)),
+    ]
+    assert len({other.content_hash for other in (row, *others)}) == 6
+
+
 # ------------------------------------------------------------------------------- the request
 
 
@@ -130,8 +161,10 @@ def test_any_prompt_is_valid_json(prompt, system):
 
 
 def test_backoff_grows_to_a_minute():
-    """Half a second, doubling, at most a minute, and jitter only shortens."""
+    """Half a second, doubling, at most a minute, and jitter only shortens, down to half."""
     chance = random.Random(1)
     for attempt in range(1, 40):
         longest = min(0.5 * 2 ** (attempt - 1), 60)
-        assert longest / 2 <= retry.backoff_seconds(attempt, chance) <= longest
+        waits = [Backoff(chance).seconds(attempt) for _ in range(100)]
+        assert longest / 2 <= min(waits) < 0.6 * longest
+        assert 0.9 * longest < max(waits) <= longest

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -191,6 +192,45 @@ def test_a_failed_row_that_is_answered_later_is_no_failure(folder):
     assert asyncio.run(run()) == ["r00001"]
     assert len(pd.read_parquet(folder.failures)) == 0
     assert list(pd.read_parquet(folder.results)["id"]) == ["r00001"]
+
+
+def test_an_id_that_is_answered_twice_keeps_its_first_answer(folder):
+    """A manifest that changes during a run may bring an id again: one row, the first answer, in a part or not yet."""
+
+    def again(number: int) -> Entry:
+        entry = answer(number)
+        return replace(entry, record=entry.record.replace("answer 1", "another"), content=7)
+
+    async def run():
+        checkpoint = open_checkpoint(folder, 10)
+        for entry in (answer(1), again(1), answer(2)):  # the first of them waits still
+            await checkpoint.record(entry)
+        await checkpoint.finish()
+        for entry in (again(1), answer(3)):  # it is in a part
+            await checkpoint.record(entry)
+        await checkpoint.finish()
+        checkpoint.close()
+
+    asyncio.run(run())
+    table = pd.read_parquet(folder.results).sort_values("id")
+    assert list(table["id"]) == ["r00001", "r00002", "r00003"]
+    assert list(table["content"]) == ["answer 1", "answer 2", "answer 3"]
+    journal = Journal(folder.journal)
+    assert journal.finished(["r00001"]) == {"r00001": 0}  # with the hash of what was asked first
+    journal.close()
+
+
+def test_a_part_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """fsync, rename, fsync of the folder, in this order: after a power cut no name stands for half a file."""
+    path, synced, fsync = tmp_path / "part-00000.parquet", [], os.fsync
+
+    def watching(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.append((os.fstat(descriptor).st_ino, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", watching)
+    assert parts.write_table(path, [answer(1).record]) == 1
+    assert synced == [(path.stat().st_ino, False), (tmp_path.stat().st_ino, True)]
 
 
 def test_a_full_disk_is_a_run_error_with_the_path(folder, monkeypatch):

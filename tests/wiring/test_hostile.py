@@ -139,13 +139,22 @@ def test_the_key_is_not_in_the_state_of_a_run_that_goes_on(tmp_path):
 
 
 def test_a_short_key_does_not_eat_captions(tmp_path):
-    """Ollama users write `any` or `x`: such words stay in the answers."""
+    """Ollama users write `any` or `x`: such words stay in the answers and in the errors."""
     draw_pictures(tmp_path / "p", 1)
     with LyingServer(lambda body, n: http(completion("Many people in any company"))).open() as server:
         captionmill(
             "caption", "p", *MODEL, "-o", "run", base_url=server.base_url, cwd=tmp_path, OPENAI_API_KEY="any"
         )
     assert list(results(tmp_path / "run")["content"]) == ["Many people in any company"]
+    draw_pictures(tmp_path / "p", 2)
+    busy = json.dumps({"error": {"message": "Too many words from your company"}}).encode()
+    with LyingServer(lambda body, n: http(busy, "400 Bad Request")).open() as server:
+        done = captionmill(
+            "caption", "p", *MODEL, "-o", "run", base_url=server.base_url, cwd=tmp_path, OPENAI_API_KEY="any"
+        )
+    assert "Too many words from your company" in done.stderr
+    (message,) = pd.read_parquet(tmp_path / "run/failures.parquet")["error_message"]
+    assert "Too many words from your company" in message
 
 
 def test_headers_that_lie(tmp_path):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import random
 
 import pytest
 import virtual_time
 from bench import Bench, always
-from captionmill.nouns.errors import ConnectionLost, RunError
+from captionmill.nouns.errors import ConnectionLost, RunError, ServerBusy
 from captionmill.nouns.rows import HttpAnswer
+from captionmill.rules.backoff import Backoff
+from captionmill.rules.flow.breaker import BreakerSettings, CircuitBreaker
 from captionmill.rules.flow.limits import Limiter
 from scripted_chat import (
     PICTURE,
@@ -151,6 +154,16 @@ def test_one_refusal_between_answers_is_not_believed():
     assert bench.tally.answered == 50
 
 
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_two_refusals_in_a_row_are_not_believed_either(concurrency):
+    """Of one row or of two: the third is, so a relay's bad moment fails no row and stops no run."""
+    stray = error(401, "invalid_api_key")
+    chat = ScriptedChat(itertools.chain([good(), stray, stray], always(good())))
+    bench = Bench(chat, 50, concurrency=concurrency).run()
+    assert bench.runner.stopped_by is None
+    assert (bench.tally.answered, bench.tally.failed) == (50, 0)
+
+
 def test_an_endpoint_that_was_never_there_stops_the_run():
     """Nothing listens: the run ends with that message instead of failing row after row."""
     chat = ScriptedChat(always(ConnectionLost("nobody listens", kind="cannot_connect")))
@@ -284,6 +297,49 @@ def test_an_outage_without_end_stops_the_run():
     bench = Bench(ScriptedChat(script), 1000, max_outage=600.0).run()
     assert "no route, for 6" in str(bench.runner.stopped_by)
     assert (bench.tally.answered, bench.tally.failed) == (20, 0)
+
+
+BROKEN = ServerBusy("500: broken", kind="server_error", http_status=500)
+
+
+def breaker_that_worked() -> CircuitBreaker:
+    """Of an endpoint that has answered, with --max-outage 600."""
+    breaker = CircuitBreaker(BreakerSettings(120.0, 600.0, 50), Backoff(random.Random(1)))
+    breaker.answered()
+    return breaker
+
+
+def test_failures_far_apart_are_no_outage():
+    """One each 100 s never makes a rest; five together do, and the outage begins with the first of these."""
+    breaker = breaker_that_worked()
+    for number in range(10):
+        now = 100.0 * number
+        breaker.failed(BROKEN, f"r{number}", 1, now, now + 1, is_overload=False)
+        assert not breaker.is_half_open
+    for number in range(10, 15):
+        breaker.failed(BROKEN, f"r{number}", 1, 1000.0, 1001.0, is_overload=False)
+    assert breaker.is_half_open
+    assert breaker.open_until == 1002.0
+
+
+def test_failures_of_what_was_out_before_a_rest_are_no_news():
+    """Requests sent before it began neither make it longer nor end the run, however late they fail."""
+    breaker = breaker_that_worked()
+    for number in range(5):
+        breaker.failed(BROKEN, f"r{number}", 1, 5.0, 10.0, is_overload=False)
+    assert (breaker.is_half_open, breaker.open_until) == (True, 11.0)
+    for now in (10.5, 30.0, 800.0):
+        breaker.failed(BROKEN, f"late {now}", 1, 9.0, now, is_overload=False)
+    assert breaker.open_until == 11.0
+
+
+def test_rows_that_failed_together_do_not_come_back_together():
+    """Nor where the server names no time: each waits a while of its own, half of the longest to all of it."""
+    chat = ScriptedChat(itertools.chain([error(500, "server_error")] * 4, always(good())))
+    Bench(chat, 4, concurrency=4).run()
+    waits = [at - chat.sent_at[0] - 0.1 for at in chat.sent_at[4:]]
+    assert len({round(wait, 3) for wait in waits}) == 4
+    assert all(0.25 <= wait <= 0.5 for wait in waits)
 
 
 def test_refusals_for_a_limit_do_not_use_up_a_rows_attempts():
