@@ -1,4 +1,4 @@
-"""What a person sees of a run that is going on: a bar on a terminal, else a line every 30 seconds."""
+"""The progress of a run: a bar on a terminal, otherwise a line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LINE_SECONDS = 30.0
 
 
 async def show(mill: Mill) -> None:
-    """Until cancelled."""
+    """Show the progress until cancelled."""
     if not sys.stderr.isatty():
         while True:
             await asyncio.sleep(LINE_SECONDS)
@@ -35,14 +35,14 @@ async def show(mill: Mill) -> None:
 
 def _update(bar: tqdm[Any], mill: Mill) -> None:
     tally = mill.tally
-    if bar.initial != tally.done_before:  # rows of an earlier start are no speed of this one
+    if bar.initial != tally.done_before:  # rows of an earlier start do not count for the speed
         bar.initial = tally.done_before
     bar.n = tally.done_before + tally.answered + tally.failed
     bar.set_postfix_str(_facts(mill), refresh=True)
 
 
 def line(mill: Mill) -> str:
-    """The state in one line, for logs."""
+    """The progress in one line, for logs."""
     tally = mill.tally
     done = tally.done_before + tally.answered + tally.failed
     minutes = mill.seconds / 60
@@ -57,7 +57,7 @@ def _facts(mill: Mill) -> str:
     tally, states = mill.tally, mill.endpoint_states()
     working = [s for s in states if s.put_aside is None]
     facts = [_tokens(working), *money_facts(mill)]
-    facts.append(f"{mill.in_flight}/{sum(s.most_in_flight for s in working)} out")
+    facts.append(f"{mill.in_flight}/{sum(s.most_in_flight for s in working)} in flight")
     if tally.retries:
         facts.append(f"{tally.retries} retries")
     if tally.failed:
@@ -65,23 +65,28 @@ def _facts(mill: Mill) -> str:
     if working and (seconds := min(s.paused_seconds for s in working)) > 0:
         facts.append(f"paused {seconds:.0f} s")
     if len(working) < len(states):
-        facts.append(f"{len(states) - len(working)} of {len(states)} endpoints put aside")
+        facts.append(f"{len(states) - len(working)} of {len(states)} endpoints disabled")
     if any(s.usage_finding for s in states):
-        facts.append("USAGE ODD")
+        facts.append("usage looks wrong")
     return ", ".join(filter(None, facts))
 
 
 def money_facts(mill: Mill, places: int = 4) -> list[str]:
-    """Money spent by this start's answers, what the rest may cost, and of the budget: what is left, and what all
-    starts have spent where that is more (attempts without an answer too)."""
+    """Cost of this start's answers, likely cost of the remaining rows, and what is left of each budget.
+
+    With the budget also the money that all starts have spent, if that is more: it includes attempts without an
+    answer. places: decimals of the amounts spent.
+    """
     spent, rest, budget = mill.tally.cost_usd, mill.cost_of_the_rest, mill.budget
     facts = [] if spent is None else [f"{money(spent, mill.currency, places)} spent"]
     if rest:
-        facts.append(f"~{money(rest, mill.currency)} to come")
+        facts.append(f"~{money(rest, mill.currency)} for the remaining rows")
     if budget is None:
         return facts
     in_all = budget.spent.usd or Decimal(0)
-    of_all = f" ({money(in_all, mill.currency, places)} spent in all)" if in_all > (spent or 0) else ""
+    of_all = (
+        f" ({money(in_all, mill.currency, places)} spent over all starts)" if in_all > (spent or 0) else ""
+    )
     if budget.usd_left is not None:
         facts.append(f"{money(budget.usd_left, mill.currency)} of the budget left{of_all}")
     if budget.tokens is not None:
@@ -94,7 +99,7 @@ def money_facts(mill: Mill, places: int = 4) -> list[str]:
 
 
 def _tokens(states: list[ChannelState]) -> str:
-    """Tokens of the last minute against the limits, over all endpoints that have one."""
+    """Tokens of the last minute and the limits, summed over the endpoints; empty if none has a limit."""
     used = sum(s.tokens_last_minute or 0 for s in states)
     limit = sum(s.tokens_per_minute or 0 for s in states)
     return f"{used:,.0f}/{limit:,.0f} tok/min" if limit else ""

@@ -132,7 +132,7 @@ def test_walk_4_a_cost_report(tmp_path):
     assert report.returncode == 0
     table = results(tmp_path / "run")
     total = sum(table["cost_usd"])
-    assert f"money           ${total:,.6f} in all" in report.stdout
+    assert f"${total:,.6f} in total" in report.stdout
     assert f"{table['prompt_tokens'].sum():,}" in report.stdout
     lines = captionmill("report", "run", "--csv", cwd=tmp_path).stdout.splitlines()
     assert lines[1].startswith("gpt-4o,5,")

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..edges.folder import RunFolder
 from ..edges.journal import Journal
-from ..nouns.config import Price, RunConfig
 from ..nouns.errors import UsageError
 from ..nouns.rows import Spending
 from ..rules.budget import Budget
 from ..rules.prices import PriceBook
 from . import dataset
+
+if TYPE_CHECKING:
+    from ..nouns.config import Price, RunConfig
 
 _GROUP = ("model", "model_requested", "endpoint")
 _COLUMNS = (*_GROUP, "prompt_tokens", "completion_tokens", "total_tokens", "estimated_tokens", "cost_usd")
