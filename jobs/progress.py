@@ -80,7 +80,7 @@ def money_facts(mill: Mill, places: int = 4) -> list[str]:
     spent, rest, budget = mill.tally.cost_usd, mill.cost_of_the_rest, mill.budget
     facts = [] if spent is None else [f"{money(spent, mill.currency, places)} spent"]
     if rest:
-        facts.append(f"~{money(rest, mill.currency)} for the remaining rows")
+        facts.append(f"~{money(rest, mill.currency)} to come")
     if budget is None:
         return facts
     in_all = budget.spent.usd or Decimal(0)

@@ -315,8 +315,8 @@ def test_the_first_signal_drains(tmp_path, number):
         running.send_signal(number)
         output, _ = running.communicate(timeout=30)
         assert running.returncode == 130, output
-        assert "stopping: waiting for the answers that are out" in output
-        assert "The same command goes on" in output
+        assert "stopping: " in output
+        assert "to resume" in output
         assert len(results(tmp_path / "run")) == stats(url)["answers"] < 120
         assert captionmill(*arguments, base_url=url, cwd=tmp_path).returncode == 0
         assert stats(url)["answered_again"] == 0
