@@ -1,34 +1,45 @@
-"""captionmill COMMAND ...: finds the command's job and turns failures into exit codes."""
+"""captionmill COMMAND ...: imports the command and turns failures into exit codes."""
 
 from __future__ import annotations
 
-import difflib
 import importlib
-import signal
+import os
 import sys
 
 from captionmill import __version__
 from captionmill.nouns.errors import RunError, UsageError
 
 from . import exit_codes
+from .no_pandas import without_pandas
 from .output import silence
-from .signals import leave_at_once, on_signals
+from .signals import leave_at_once, on_signals, raise_interrupts
 
-COMMANDS = {
-    "caption": "caption a folder or a manifest; the same command again resumes",
-    "plan": "what a run will take: rows, tokens, money, time; sends nothing",
-    "status": "how far a run is; works while it is going on",
-    "report": "what a run came to: rows, tokens, dollars, errors",
-    "gallery": "static pages: picture, caption, tokens, cost",
-    "repair": "mend a damaged run folder",
-    "serve": "the built-in endpoint on its own",
-    "demo": "caption the sample pictures against the built-in endpoint",
+# A new command takes one line here and one file, jobs/NAME.py with a function main(argv) -> exit code:
+# label belongs to work, review to look, export to a group of its own.
+GROUPS = {
+    "work": {
+        "caption": "caption a folder or a manifest; run the same command again to resume",
+        "plan": "estimate rows, tokens, cost and time of a run; sends nothing",
+    },
+    "look": {
+        "status": "progress, tokens and cost of a run, also while it is running",
+        "report": "rows, tokens, cost and errors of one run or several; writes report.html",
+        "gallery": "static pages with image, caption, tokens and cost of each row",
+    },
+    "serve": {
+        "serve": "run the built-in endpoint, to rehearse a run",
+        "demo": "caption the sample images through the built-in endpoint; no key, no cost",
+    },
+    "mend": {"repair": "repair a damaged run folder"},
 }
+COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit code (see README)."""
     argv = sys.argv[1:] if argv is None else argv
+    # no command multiplies matrices: numpy need not start a BLAS thread for each core
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if argv and argv[0] in COMMANDS:
         return run_job(argv[0], argv[1:])
     try:
@@ -44,6 +55,8 @@ def _without_command(argv: list[str]) -> int:
     if argv[0] in ("-V", "--version"):
         print(f"captionmill {__version__}", flush=True)
         return exit_codes.ANSWERED
+    import difflib
+
     near = difflib.get_close_matches(argv[0], COMMANDS, 1)
     hint = f"; did you mean {near[0]}?" if near else ""
     print(f"captionmill: no command {argv[0]!r}{hint}\n\n{_usage()}", file=sys.stderr)
@@ -51,12 +64,15 @@ def _without_command(argv: list[str]) -> int:
 
 
 def run_job(command: str, argv: list[str]) -> int:
-    """Call one job's `main`, and say in one line what went wrong where something did."""
+    """Import one command, call its `main`, and print one line for an error. Returns the exit code.
+
+    Until the command calls `raise_interrupts`, a signal ends the process without a traceback.
+    """
     try:
         on_signals(leave_at_once)
-        job = importlib.import_module(f"captionmill.jobs.{command}")
-        on_signals(signal.default_int_handler)
-        code = int(job.main(argv))
+        with without_pandas():
+            job = importlib.import_module(f".{command}", __package__)
+            code = int(job.main(argv))
     except UsageError as error:
         print(f"captionmill {command}: {error}", file=sys.stderr)
         return exit_codes.USAGE
@@ -69,7 +85,7 @@ def run_job(command: str, argv: list[str]) -> int:
     except BrokenPipeError:
         return _output_closed()
     finally:
-        on_signals(signal.default_int_handler)
+        raise_interrupts()
     try:
         sys.stdout.flush()
     except OSError:
@@ -78,25 +94,25 @@ def run_job(command: str, argv: list[str]) -> int:
 
 
 def _output_closed() -> int:
-    """The reader (head, less) has gone."""
+    """The exit code after the reader of our output (head, less) has gone."""
     silence(sys.stdout)
     return exit_codes.OUTPUT_CLOSED
 
 
 def _usage() -> str:
+    lines = [
+        "usage: captionmill COMMAND ...",
+        "",
+        "Captions image folders and labels image datasets through any OpenAI-compatible endpoint.",
+    ]
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: captionmill COMMAND ...",
-            "",
-            "Captions image folders and labels image datasets through any OpenAI-compatible endpoint.",
-            "",
-            *lines,
-            "",
-            "captionmill COMMAND --help shows the settings of a command.",
-        ]
-    )
+    for title, commands in GROUPS.items():
+        lines += ["", f"{title}:", *(f"  {name:<{width}}  {text}" for name, text in commands.items())]
+    lines += [
+        "",
+        "captionmill COMMAND --help shows the settings that most people need, --help-all shows all.",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Flags and TOML -> one checked RunConfig. Both are made from the settings in pipeline/nouns/config.py.
+"""Flags and TOML -> one checked RunConfig. Both are made from the settings in nouns/config.py.
 
-A flag wins over the file, the file over the default. Whatever is wrong is said in one line each, with
-the flag, or the key and its line in the file.
+A flag wins over the file, the file over the default. Each mistake is one line with the flag, or with the
+key and its line in the file.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from captionmill.nouns.address import Address, chat_completions_url
 from captionmill.nouns.config import GROUPS, EndpointEntry, PriceTable, RunConfig
 from captionmill.nouns.errors import UsageError
 from pydantic import ValidationError
+
+from .parser import Parser
+
+if TYPE_CHECKING:
+    from captionmill.nouns.address import Address
+    from pydantic.fields import FieldInfo
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _JSON_SETTINGS = frozenset({"logit_bias", "response_format", "tools", "tool_choice"})
@@ -28,34 +32,8 @@ _REPEATED_SETTINGS = frozenset({"stop", "param"})
 _SWITCHES = frozenset({"logprobs", "strip_metadata", "allow_outside", "allow_remote"})
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse with our exit: a UsageError, and the nearest flag for a typo."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (--help shows all)")
-
-    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        known, rest = self.parse_known_args(argv)
-        if rest:
-            flag = rest[0].partition("=")[0]
-            near = difflib.get_close_matches(flag, self._option_string_actions, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            self.error(f"unknown argument {rest[0]!r}{hint}")
-        return known
-
-
-def positive(text: str) -> int:
-    """A number from 1, for flags that are no settings of a run."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError("a number from 1 is needed")
-    return int(text)
-
-
 def add_source(parser: Parser) -> None:
-    """SOURCE and -o."""
+    """Add SOURCE and -o."""
     parser.add_argument(
         "source", type=Path, nargs="?", help="a folder, or a .csv, .jsonl or .parquet manifest"
     )
@@ -65,29 +43,33 @@ def add_source(parser: Parser) -> None:
 
 
 def add_resume_flags(parser: Parser) -> None:
-    """What of an earlier start is asked again."""
+    """Add the flags that say what of an earlier start is asked again."""
     parser.add_argument(
         "--retry-failed",
         nargs="?",
         const="",
         metavar="KIND,...",
-        help="try failed rows again: all of them, or those of some error kinds (as `status` shows them)",
+        help="retry failed rows: all of them, or only these error kinds (`captionmill status` lists them)",
     )
-    parser.add_argument("--moved", action="store_true", help="the source of this run has another path now")
+    parser.rare(
+        parser.add_argument("--moved", action="store_true", help="accept that the source has a new path")
+    )
 
 
 def read_retry_failed(arguments: argparse.Namespace) -> frozenset[str] | None:
-    """Kinds of failed rows to ask again; empty for all, None for none."""
+    """Error kinds of the failed rows to retry; empty for all kinds, None for no retry."""
     kinds: str | None = arguments.retry_failed
-    if (
-        arguments.source is None and kinds and Path(kinds).exists()
-    ):  # --retry-failed SOURCE: the path is no kind
+    # in `--retry-failed SOURCE`, argparse takes the path for the kinds
+    if arguments.source is None and kinds and Path(kinds).exists():
         arguments.source, kinds = Path(kinds), ""
     return None if kinds is None else frozenset(k.strip() for k in kinds.split(",") if k.strip())
 
 
 def read_source(arguments: argparse.Namespace) -> tuple[Path, Path]:
-    """Source and run folder; after `read_settings`, since the file may name the folder. Raises UsageError."""
+    """Source and run folder. Call it after `read_settings`: the TOML file may name the folder.
+
+    Raises UsageError if no source was given.
+    """
     source: Path | None = arguments.source
     if source is None:
         raise UsageError("SOURCE is needed: a folder, or a .csv, .jsonl or .parquet manifest")
@@ -95,36 +77,49 @@ def read_source(arguments: argparse.Namespace) -> tuple[Path, Path]:
 
 
 def add_settings(parser: Parser) -> None:
-    """One flag a setting, in the groups of the configuration."""
+    """Add one flag per setting, in the groups of the configuration, and --prompt-file and --config."""
     for title, group in GROUPS:
         section = parser.add_argument_group(title)
         for name, setting in group.model_fields.items():
-            default = setting.get_default()
-            text = setting.description or ""
-            if allowed := _choices(setting.annotation):
-                text += f": {', '.join(allowed)}" if not any(word in text for word in allowed) else ""
-            if not setting.is_required() and default is not None:
-                text += f" [{default}]"
-            options: dict[str, Any] = {"dest": name, "default": None, "help": text.replace("%", "%%")}
-            if name in _SWITCHES:
-                options |= {"action": argparse.BooleanOptionalAction}
-            else:
-                options["metavar"] = "NAME=JSON" if name == "param" else name.upper()
-                options["action"] = "append" if name in _REPEATED_SETTINGS else "store"
-            section.add_argument(f"--{name.replace('_', '-')}", **options)
-        if title == "what is asked":
-            section.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a UTF-8 file")
+            action = section.add_argument(f"--{name.replace('_', '-')}", **_flag_options(name, setting))
+            if not _is_basic(setting):
+                parser.rare(action)
+            if name == "prompt":
+                section.add_argument(
+                    "--prompt-file", metavar="FILE", help="read the prompt from a UTF-8 file"
+                )
     parser.add_argument(
         "--config",
         type=Path,
         metavar="TOML",
-        help="settings by the same names, flags win; also [[endpoint]] entries for several endpoints and keys, and"
-        " [prices]",
+        help="a file with settings by the same names (flags win); also [[endpoint]] entries for several endpoints and"
+        " keys, and [prices]",
     )
 
 
+def _flag_options(name: str, setting: FieldInfo) -> dict[str, Any]:
+    """The arguments of `add_argument` for one setting. The default stays None: only given flags count."""
+    default, text = setting.get_default(), setting.description or ""
+    allowed = _choices(setting.annotation)
+    if not all(word in text for word in allowed):
+        text += f": {', '.join(allowed)}"
+    if not setting.is_required() and default is not None:
+        text += f" [{default}]"
+    options: dict[str, Any] = {"dest": name, "default": None, "help": text.replace("%", "%%")}
+    if name in _SWITCHES:
+        return options | {"action": argparse.BooleanOptionalAction}
+    metavar = "NAME=JSON" if name == "param" else name.upper()
+    return options | {"metavar": metavar, "action": "append" if name in _REPEATED_SETTINGS else "store"}
+
+
+def _is_basic(setting: FieldInfo) -> bool:
+    """Whether --help shows the setting."""
+    extra = setting.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("is_basic"))
+
+
 def _choices(annotation: Any) -> list[str]:
-    """The words of a Literal, also of one among others."""
+    """The words that a setting may have: those of its Literal types."""
     if get_origin(annotation) is Literal:
         return [str(a) for a in get_args(annotation)]
     return [
@@ -133,7 +128,7 @@ def _choices(annotation: Any) -> list[str]:
 
 
 def read_settings(arguments: argparse.Namespace) -> RunConfig:
-    """The configuration of a start. Raises UsageError."""
+    """The configuration of a start, from flags and TOML file. Raises UsageError with a line per mistake."""
     file, file_path = _read_toml(arguments.config)
     flags = {
         name: _flag_value(name, value)
@@ -143,7 +138,7 @@ def read_settings(arguments: argparse.Namespace) -> RunConfig:
     }
     if arguments.prompt_file is not None:
         if "prompt" in flags:
-            raise UsageError("--prompt and --prompt-file: give one of them")
+            raise UsageError("--prompt and --prompt-file: give one of them, not both")
         flags["prompt"] = _read_prompt(Path(arguments.prompt_file))
     elif "prompt_file" in file and "prompt" not in flags and file_path is not None:
         flags["prompt"] = _read_prompt(file_path.parent / str(file["prompt_file"]))
@@ -159,7 +154,10 @@ def read_settings(arguments: argparse.Namespace) -> RunConfig:
 
 
 def read_prices(path: Path | None) -> PriceTable | None:
-    """The [prices] of a TOML file with whatever else in it; None where there are none. Raises UsageError."""
+    """The [prices] table of a TOML file that may hold other settings too; None if it has none.
+
+    path: None for no file. Raises UsageError if the file or the table is broken.
+    """
     file, _ = _read_toml(path)
     if "prices" not in file:
         return None
@@ -173,7 +171,7 @@ def read_prices(path: Path | None) -> PriceTable | None:
 def read_endpoints(config: RunConfig) -> tuple[Address, ...]:
     """Address and key of each endpoint, from the settings and the environment.
 
-    Raises UsageError where a key is missing.
+    Raises UsageError if a key is missing or cannot be one, or an address is wrong.
     """
     entries = config.endpoints()
     endpoints = [_read_endpoint(entry) for entry in entries]
@@ -190,6 +188,8 @@ def read_endpoints(config: RunConfig) -> tuple[Address, ...]:
 
 
 def _read_endpoint(entry: EndpointEntry) -> Address:
+    from captionmill.nouns.address import Address, chat_completions_url
+
     base_url = entry.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
     key = os.environ.get(entry.api_key_env, "").strip() or None
     endpoint = Address(chat_completions_url(base_url), key)
@@ -199,12 +199,17 @@ def _read_endpoint(entry: EndpointEntry) -> Address:
             " (or name another variable with --api-key-env, or api_key_env in its [[endpoint]])"
         )
     if key is not None and not (key.isascii() and key.isprintable()):
-        raise UsageError(f"the key in {entry.api_key_env} has characters that no key has")
+        raise UsageError(
+            f"the key in {entry.api_key_env} has characters that cannot be part of a key (only printable ASCII can)"
+        )
     return endpoint
 
 
 def default_run_path(source: Path) -> Path:
-    """Beside where we stand: photos/ -> photos-captions, data.csv -> data-captions."""
+    """The run folder of a source, in the working directory: photos/ -> photos-captions, data.csv -> data-captions.
+
+    Raises UsageError if the path cannot be resolved.
+    """
     try:
         path = source.resolve()
         return Path(f"{path.stem if path.is_file() else path.name}-captions")
@@ -289,17 +294,17 @@ def _explain(error: Any, flags: dict[str, Any], file_path: Path | None) -> str:
         near = difflib.get_close_matches(name, [*fields, "prompt_file"], 1)
         return f"{where}: no setting of this name" + (f"; did you mean {near[0]}?" if near else "")
     message = error["msg"].removeprefix("Value error, ")
-    if location[0] == "endpoint" and len(location) < 3:  # a key may stand in what is there instead
+    if location[0] == "endpoint" and len(location) < 3:  # the rejected value may hold a key
         return f"{where}: a list is needed: entries that begin with [[endpoint]], in double brackets"
     if name == "proxy":  # it may hold a password
         return f"{where}: {message}"
-    if name == "api_key_env":  # what stands there may well be the key
+    if name == "api_key_env":  # the rejected value may be the key itself
         return f"{where}: the NAME of a variable is needed here, never the key itself"
     return f"{where}: {message} (got {error['input']!r:.60}; {fields[name].description})"
 
 
 def _explain_price(error: Any, path: Path | None) -> str:
-    """What is wrong in [prices]: the model as far as it is known, and the line where it or the table begins."""
+    """One pydantic error in [prices] as one line, with the model and the line where it or the table begins."""
     model = str(error["loc"][1]) if len(error["loc"]) > 1 else ""
     lines = path.read_text(encoding="utf-8-sig").splitlines() if path else []
     number = next((n for n, line in enumerate(lines, 1) if model and model in line), None)
@@ -313,8 +318,8 @@ def _explain_price(error: Any, path: Path | None) -> str:
 
 
 def _line_in_entry(name: str, number: int, path: Path | None) -> str:
-    """Where `name` stands in the [[endpoint]] of this number, counted from 0."""
-    assert path is not None  # noqa: S101  entries come only from a file
+    """File and line of `name` in the [[endpoint]] with this number, counted from 0."""
+    assert path is not None  # noqa: S101  only a file has entries
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     starts = [n for n, line in enumerate(lines) if re.match(r"\s*\[\[\s*endpoint\s*\]\]", line)]
     start = starts[number] if number < len(starts) else 0
@@ -330,6 +335,6 @@ def _line_of(name: str, path: Path | None) -> str:
 
 
 def _find_key(name: str, lines: list[str]) -> int | None:
-    """The line, counted from 1, in which a key or a table of this name begins."""
+    """The line, counted from 1, in which a key or a table of this name begins; None if there is none."""
     pattern = re.compile(rf"""^\s*(\[\[?\s*)?["']?{re.escape(name)}["']?\s*[.=\]]""")
     return next((n for n, line in enumerate(lines, 1) if pattern.match(line)), None)

@@ -1,4 +1,4 @@
-"""A plan on the terminal or as JSON: what `plan` and `caption --dry-run` print."""
+"""Prints a plan, as text or JSON, for `plan` and `caption --dry-run`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ _MOST_CHEAPER = 4
 def show(
     arguments: Namespace, *, compare: Sequence[str] = (), sample: int | None = None, is_json: bool = False
 ) -> None:
-    """Make the plan for a start with these arguments, and print it. Raises UsageError for what a start would refuse."""
+    """Make the plan for a start with these arguments, and print it.
+
+    compare: further models to estimate. sample: rows whose images are read; None for all. is_json: print JSON and
+    no progress. Raises UsageError for everything that a start would refuse.
+    """
     retry_failed = read_retry_failed(arguments)
     config = read_settings(arguments)
     source, run_path = read_source(arguments)
@@ -60,7 +64,7 @@ def _advance(bar: tqdm[Any]) -> Callable[[int, int], None]:
 
 
 def as_text(plan: Plan, config: RunConfig, prices: PriceBook, spent: Spending) -> str:
-    """The plan for a terminal. spent: by the run so far."""
+    """The plan as lines for a terminal. spent: what the run has spent before this start."""
     lines = [_rows(plan), *_unreadable(plan), "", *_tokens(plan), ""]
     base = plan.variants[0]
     lines.append(_cost_line(plan, cost(plan, base, prices), config, prices))
@@ -70,7 +74,7 @@ def as_text(plan: Plan, config: RunConfig, prices: PriceBook, spent: Spending) -
     if len(others) > 1:
         lines += ["", *as_lines(others)]
     lines += ["", *(f"note            {note}" for note in plan.notes)] if plan.notes else []
-    lines += ["", f"how it was counted: {_how(plan)}"]
+    lines += ["", f"estimated from: {_how(plan)}"]
     return "\n".join(lines)
 
 
@@ -80,9 +84,9 @@ def _rows(plan: Plan) -> str:
         text += f", {plan.finished:,} answered before"
     if plan.unreadable:
         unreadable = round(sum(plan.unreadable.values()) * plan.scale)
-        text += f", {unreadable:,} with a picture that cannot be read"
+        text += f", {unreadable:,} with an unreadable image"
     if plan.looked_at < plan.left:
-        text += f" (by {plan.looked_at:,} of {plan.left:,} rows)"
+        text += f" (estimated from {plan.looked_at:,} of {plan.left:,} rows)"
     return text
 
 
@@ -98,11 +102,11 @@ def _tokens(plan: Plan) -> list[str]:
     each = max(1, plan.to_ask)
     return as_lines(
         [
-            ("tokens", "low", "likely", "high", "likely a row"),
+            ("tokens", "low", "likely", "high", "per row (likely)"),
             ("in", *_figures(prompt), f"{prompt.likely / each:,.0f}"),
-            ("  of them pictures", "", f"{pictures:,.0f}", "", f"{pictures / each:,.0f}"),
+            ("  of which images", "", f"{pictures:,.0f}", "", f"{pictures / each:,.0f}"),
             ("out", *_figures(answers), f"{answers.likely / each:,.0f}"),
-            ("together", *_figures(prompt + answers), f"{(prompt.likely + answers.likely) / each:,.0f}"),
+            ("total", *_figures(prompt + answers), f"{(prompt.likely + answers.likely) / each:,.0f}"),
         ]
     )
 
@@ -115,15 +119,15 @@ def _cost_line(
     plan: Plan, found: tuple[Decimal, Decimal, Decimal] | None, config: RunConfig, prices: PriceBook
 ) -> str:
     if not plan.is_known:
-        return "cost            not known: no picture could be looked at"
+        return "cost            unknown: no image could be read"
     if found is None:
-        return f"cost            no price is known for {config.model}; give one in [prices]"
+        return f"cost            no price is known for {config.model}; set one in [prices]"
     low, likely, high = (money(amount, prices.currency) for amount in found)
     return f"cost            {low} low, {likely} likely, {high} high"
 
 
 def _budgets(plan: Plan, config: RunConfig, prices: PriceBook, spent: Spending) -> list[str]:
-    """Which budget would stop the run before its end, going by what is likely."""
+    """The budgets that would stop the run before its end, by the likely cost."""
     found = cost(plan, plan.variants[0], prices)
     tokens = plan.prompt().likely + plan.answers.likely
     usd = money(spent.usd or Decimal(0), prices.currency)
@@ -133,7 +137,7 @@ def _budgets(plan: Plan, config: RunConfig, prices: PriceBook, spent: Spending) 
         ("--budget-requests", config.budget_requests, spent.requests + plan.to_ask, f"{spent.requests:,}"),
     )
     return [
-        f"budget          {name} {bound:,} would stop it before its end; {so_far} are spent so far"
+        f"budget          {name} {bound:,} would stop the run before its end; {so_far} spent so far"
         for name, bound, then, so_far in bounds
         if bound is not None and then is not None and then > bound
     ]
@@ -142,24 +146,24 @@ def _budgets(plan: Plan, config: RunConfig, prices: PriceBook, spent: Spending) 
 def _time(plan: Plan, config: RunConfig) -> list[str]:
     bounds = seconds_at_the_limits(plan, config)
     if not bounds:
-        return ["time            give --tpm to see how long it takes at your limit"]
+        return ["time            give --tpm to see the time at your limit"]
     name, seconds = max(bounds.items(), key=lambda item: item[1])
     text = f"time            {_duration(seconds)} at {name}"
     up_front = max(seconds_at_the_limits(plan, config.model_copy(update={"charge": "reserved"})).values())
     if config.charge == "auto" and _duration(up_front) != _duration(seconds):
-        text += f"; {_duration(up_front)} where the endpoint charges --max-tokens up front"
+        text += f"; {_duration(up_front)} if the endpoint counts --max-tokens in advance"
     return [text]
 
 
 def _others(plan: Plan, prices: PriceBook) -> list[tuple[str, ...]]:
-    """Models that were asked for, and ways that are cheaper than this one."""
+    """A table of cheaper alternatives, then of the models from --compare."""
     base = plan.variants[0]
     base_cost, base_tokens = cost(plan, base, prices), plan.prompt(base).likely
     cheaper = [
         v for v in plan.variants[1:] if not v.is_asked_for and plan.prompt(v).likely < 0.99 * base_tokens
     ]
     cheaper.sort(key=lambda v: plan.prompt(v).likely)
-    rows: list[tuple[str, ...]] = [("the same rows with", "tokens in", "likely cost", "against this")]
+    rows: list[tuple[str, ...]] = [("the same rows with", "tokens in", "likely cost", "vs. this")]
     for variant in [base, *cheaper[:_MOST_CHEAPER], *(v for v in plan.variants[1:] if v.is_asked_for)]:
         found, tokens = cost(plan, variant, prices), plan.prompt(variant).likely
         share = "" if variant is base else _share(found, base_cost, tokens, base_tokens)
@@ -174,7 +178,7 @@ def _share(
     tokens: float,
     base_tokens: float,
 ) -> str:
-    """In money; where there is none, in tokens."""
+    """The difference to the base in percent: of the cost, or of the tokens if there is no price."""
     if found is not None and base is not None and base[1]:
         return f"{100 * (found[1] / base[1] - 1):+.0f} %"
     return f"{100 * (tokens / base_tokens - 1):+.0f} % tokens" if base_tokens else ""
@@ -183,10 +187,10 @@ def _share(
 def _how(plan: Plan) -> str:
     known = plan.known
     if not known.answers:
-        return "pictures by the formula of the model's family, answers by --max-tokens; --calibrate 20 asks some rows"
+        return "images by the formula of the model family, answers by --max-tokens; --calibrate 20 measures both on 20 rows"
     return (
-        f"{known.answers:,} answers of this run: {known.ratio:.3f} reported tokens for one of the formula,"
-        f" {known.answer.likely:,.0f} tokens an answer"
+        f"{known.answers:,} answers of this run: {known.ratio:.3f} reported tokens per token of the formula,"
+        f" {known.answer.likely:,.0f} tokens per answer"
     )
 
 

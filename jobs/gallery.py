@@ -1,7 +1,7 @@
 """captionmill gallery RUN [--filter NAME=VALUE ...] [--sample N] [--sort cost|latency|random|id]
 
-Static pages to look through: picture, caption, finish reason, tokens, cost; failed rows first. Open
-RUN/gallery/index.html in a browser; nothing is fetched from outside.
+Write static pages with image, caption, finish reason, tokens and cost of each row, failed rows first. Open
+RUN/gallery/index.html in a browser; the pages load nothing from the network.
 
   captionmill gallery photos-captions --filter finish=length
   captionmill gallery photos-captions --sample 400 --sort random
@@ -10,40 +10,55 @@ RUN/gallery/index.html in a browser; nothing is fetched from outside.
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 from captionmill.nouns.errors import UsageError
-from captionmill.pages.gallery import ROWS_A_PAGE, View, write_gallery
-from captionmill.store.folder import RunFolder
 
 from . import exit_codes
-from .arguments import Parser, positive
+from .parser import Parser, positive
+from .signals import raise_interrupts
+
+ROWS_PER_PAGE = 200
 
 
 def main(argv: list[str]) -> int:
-    """Write the pages and say where they are."""
-    parser = Parser(
-        prog="captionmill gallery", usage="captionmill gallery RUN [settings]", description=__doc__
-    )
+    """Write the pages and print the path of the first one. Raises UsageError for a wrong column or run folder."""
+    return _write(_parser().parse(argv))
+
+
+def _parser() -> Parser:
+    parser = Parser("captionmill gallery", __doc__)
     parser.add_argument("run", type=Path, help="the run folder")
     parser.add_argument(
         "--filter",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="only rows with this text in this column, as finish=length or status=failed; may be repeated",
+        help="only rows with this text in this column, for example finish=length or status=failed; may be repeated",
     )
-    parser.add_argument("--sample", type=positive, metavar="N", help="so many rows by chance [all]")
-    parser.add_argument("--seed", type=int, default=0, help="of --sample and --sort random [0]")
+    parser.add_argument("--sample", type=positive, metavar="N", help="random sample of N rows [all]")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of --sample and --sort random [0]")
     parser.add_argument(
         "--sort",
         choices=("cost", "latency", "random", "id"),
-        help="dearest or slowest first, by chance, or by id [failed rows, then as they came]",
+        help="most expensive first, slowest first, random, or by id [failed rows, then in order of arrival]",
     )
     parser.add_argument(
-        "--rows-per-page", type=positive, default=ROWS_A_PAGE, metavar="N", help=f"[{ROWS_A_PAGE}]"
+        "--rows-per-page",
+        type=positive,
+        default=ROWS_PER_PAGE,
+        metavar="N",
+        help=f"rows on one page [{ROWS_PER_PAGE}]",
     )
-    arguments = parser.parse(argv)
+    return parser
+
+
+def _write(arguments: Namespace) -> int:
+    from captionmill.pages.gallery import View, write_gallery
+    from captionmill.store.folder import RunFolder
+
+    raise_interrupts()
     view = View(
         filters=tuple(_filter(text) for text in arguments.filter),
         sample=arguments.sample,
@@ -53,7 +68,7 @@ def main(argv: list[str]) -> int:
     )
     page, count = write_gallery(RunFolder(arguments.run), view)
     if not count:
-        print("no row fits" if arguments.filter else "no row has ended yet", file=sys.stderr)
+        print("no rows match" if arguments.filter else "no rows are finished yet", file=sys.stderr)
     print(page)
     return exit_codes.ANSWERED
 

@@ -1,20 +1,24 @@
-"""How many files and connections this process may have open: raised as far as the system lets it."""
+"""The limit of open files and connections of this process: raised as far as the system allows."""
 
 from __future__ import annotations
 
 import resource
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from captionmill.nouns.config import RunConfig
 from captionmill.nouns.errors import UsageError
 
-FOR_THE_REST = 64  # journal, parts, pictures, Python itself
+if TYPE_CHECKING:
+    from captionmill.nouns.config import RunConfig
+
+FOR_THE_REST = 64  # files besides connections: journal, parts, images, Python itself
 
 
 def make_room(config: RunConfig, tell: Callable[[str], None]) -> RunConfig:
-    """The configuration with no more requests at once than connections may be open.
+    """The configuration with `max_concurrency` lowered to the connections that may be open.
 
-    Raises UsageError where a number was given that the system does not allow.
+    tell: gets a line when it was lowered. Raises UsageError if --concurrency asks for more than the system
+    allows.
     """
     entries = config.endpoints()
     needed = sum(entry.concurrency or config.max_concurrency for entry in entries) + FOR_THE_REST
@@ -24,7 +28,7 @@ def make_room(config: RunConfig, tell: Callable[[str], None]) -> RunConfig:
     allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    except (OSError, ValueError):  # macOS has a bound of its own
+    except (OSError, ValueError):  # macOS has a limit of its own
         allowed = soft
     if allowed >= needed:
         return config

@@ -1,15 +1,32 @@
-"""A terminal or pipe that has gone."""
+"""Lines for the user, on a terminal or pipe that may have gone."""
 
 from __future__ import annotations
 
 import os
+import sys
 from typing import TextIO
 
 
-def silence(stream: TextIO) -> None:
-    """Send what is still written to a closed or full output nowhere.
+def tell(text: str) -> None:
+    """Print a message to stderr."""
+    print_line(text, sys.stderr)
 
-    Else the interpreter meets the same error at its end, and exits with 120.
+
+def print_line(text: str, stream: TextIO) -> None:
+    """Print one line, above the progress bar if there is one. A closed or full output does not end a run."""
+    from tqdm import tqdm
+
+    try:
+        tqdm.write(text, file=stream)
+        stream.flush()
+    except OSError:
+        silence(stream)
+
+
+def silence(stream: TextIO) -> None:
+    """Discard all further output of a closed or full stream.
+
+    Otherwise the interpreter meets the same error when it exits, and its exit code is 120.
     """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())

@@ -1,4 +1,4 @@
-"""What a person sees of a run that is going on: a bar on a terminal, else a line every 30 seconds."""
+"""The progress of a run: a bar on a terminal, otherwise a line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ BAR_SECONDS = 0.25
 LINE_SECONDS = 30.0
 
 
-async def show(mill: Session) -> None:
-    """Until cancelled."""
+async def show(session: Session) -> None:
+    """Show the progress until cancelled."""
     if not sys.stderr.isatty():
         while True:
             await asyncio.sleep(LINE_SECONDS)
-            print(line(mill), file=sys.stderr, flush=True)
-    with tqdm(total=mill.tally.total, unit="row", dynamic_ncols=True, smoothing=0.05) as bar:
+            print(line(session), file=sys.stderr, flush=True)
+    with tqdm(total=session.tally.total, unit="row", dynamic_ncols=True, smoothing=0.05) as bar:
         try:
             while True:
-                _update(bar, mill)
+                _update(bar, session)
                 await asyncio.sleep(BAR_SECONDS)
         finally:
-            _update(bar, mill)
+            _update(bar, session)
 
 
-def _update(bar: tqdm[Any], mill: Session) -> None:
-    tally = mill.tally
-    if bar.initial != tally.done_before:  # rows of an earlier start are no speed of this one
+def _update(bar: tqdm[Any], session: Session) -> None:
+    tally = session.tally
+    if bar.initial != tally.done_before:  # rows of an earlier start do not count for the speed
         bar.initial = tally.done_before
     bar.n = tally.done_before + tally.answered + tally.failed
-    bar.set_postfix_str(_facts(mill), refresh=True)
+    bar.set_postfix_str(_facts(session), refresh=True)
 
 
-def line(mill: Session) -> str:
-    """The state in one line, for logs."""
-    tally = mill.tally
+def line(session: Session) -> str:
+    """The progress in one line, for logs."""
+    tally = session.tally
     done = tally.done_before + tally.answered + tally.failed
-    minutes = mill.seconds / 60
+    minutes = session.seconds / 60
     rate = (tally.answered + tally.failed) / minutes if minutes else 0.0
     left = (tally.total - done) / rate if rate else None
     eta = "" if left is None else f", {left:,.0f} min left"
     clock = time.strftime("%H:%M:%S")
-    return f"{clock} {done:,}/{tally.total:,} rows, {rate:,.0f} rows/min{eta}, {_facts(mill)}"
+    return f"{clock} {done:,}/{tally.total:,} rows, {rate:,.0f} rows/min{eta}, {_facts(session)}"
 
 
-def _facts(mill: Session) -> str:
-    tally, states = mill.tally, mill.endpoint_states()
-    working = [s for s in states if s.put_aside is None]
-    facts = [_tokens(working), *money_facts(mill)]
-    facts.append(f"{mill.in_flight}/{sum(s.most_in_flight for s in working)} out")
+def _facts(session: Session) -> str:
+    tally, states = session.tally, session.endpoint_states()
+    working = [s for s in states if s.disabled is None]
+    facts = [_tokens(working), *money_facts(session)]
+    facts.append(f"{session.in_flight}/{sum(s.most_in_flight for s in working)} in flight")
     if tally.retries:
         facts.append(f"{tally.retries} retries")
     if tally.failed:
@@ -64,25 +64,30 @@ def _facts(mill: Session) -> str:
     if working and (seconds := min(s.paused_seconds for s in working)) > 0:
         facts.append(f"paused {seconds:.0f} s")
     if len(working) < len(states):
-        facts.append(f"{len(states) - len(working)} of {len(states)} endpoints put aside")
+        facts.append(f"{len(states) - len(working)} of {len(states)} endpoints disabled")
     if any(s.usage_finding for s in states):
-        facts.append("USAGE ODD")
+        facts.append("usage looks wrong")
     return ", ".join(filter(None, facts))
 
 
-def money_facts(mill: Session, places: int = 4) -> list[str]:
-    """Money spent by this start's answers, what the rest may cost, and of the budget: what is left, and what all
-    starts have spent where that is more (attempts without an answer too)."""
-    spent, rest, budget = mill.tally.cost_usd, mill.cost_of_the_rest, mill.budget
-    facts = [] if spent is None else [f"{money(spent, mill.currency, places)} spent"]
+def money_facts(session: Session, places: int = 4) -> list[str]:
+    """Cost of this start's answers, likely cost of the remaining rows, and what is left of each budget.
+
+    With the budget also the money that all starts have spent, if that is more: it includes attempts without an
+    answer. places: decimals of the amounts spent.
+    """
+    spent, rest, budget = session.tally.cost_usd, session.cost_of_the_rest, session.budget
+    facts = [] if spent is None else [f"{money(spent, session.currency, places)} spent"]
     if rest:
-        facts.append(f"~{money(rest, mill.currency)} to come")
+        facts.append(f"~{money(rest, session.currency)} to come")
     if budget is None:
         return facts
     in_all = budget.spent.usd or Decimal(0)
-    of_all = f" ({money(in_all, mill.currency, places)} spent in all)" if in_all > (spent or 0) else ""
+    of_all = (
+        f" ({money(in_all, session.currency, places)} spent over all starts)" if in_all > (spent or 0) else ""
+    )
     if budget.usd_left is not None:
-        facts.append(f"{money(budget.usd_left, mill.currency)} of the budget left{of_all}")
+        facts.append(f"{money(budget.usd_left, session.currency)} of the budget left{of_all}")
     if budget.tokens is not None:
         facts.append(
             f"{budget.tokens - budget.spent.tokens - budget.held_back.tokens:,} tokens of the budget left"
@@ -93,7 +98,7 @@ def money_facts(mill: Session, places: int = 4) -> list[str]:
 
 
 def _tokens(states: list[EndpointState]) -> str:
-    """Tokens of the last minute against the limits, over all endpoints that have one."""
+    """Tokens of the last minute and the limits, summed over the endpoints; empty if none has a limit."""
     used = sum(s.tokens_last_minute or 0 for s in states)
     limit = sum(s.tokens_per_minute or 0 for s in states)
     return f"{used:,.0f}/{limit:,.0f} tok/min" if limit else ""

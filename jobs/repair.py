@@ -1,8 +1,8 @@
 """captionmill repair RUN
 
-Mend a damaged run folder: keep every answer that can be read, and let the next start ask again only for what is
-really lost. Nothing is deleted: what does not fit is moved to RUN/damaged/. `captionmill status --check RUN`
-says what is wrong without changing anything.
+Repair a damaged run folder: keep every answer that can be read, so that the next start asks again only for lost
+ones. It deletes nothing: files that do not fit move to RUN/damaged/. `captionmill status --check RUN` lists the
+damage and changes nothing.
 """
 
 from __future__ import annotations
@@ -10,23 +10,27 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from captionmill.store.folder import RunFolder
-from captionmill.wiring.repair import repair
-
 from . import exit_codes
-from .arguments import Parser
+from .parser import Parser
+from .signals import raise_interrupts
 
 
 def main(argv: list[str]) -> int:
-    """Repair one run and say what came of it. Raises UsageError where there is none, RunError where it is in use."""
-    parser = Parser(prog="captionmill repair", description=__doc__)
+    """Repair one run and print the result. Raises UsageError if the folder is no run, RunError if it is in use."""
+    parser = Parser("captionmill repair", __doc__)
     parser.add_argument("run", type=Path, help="the run folder")
-    folder = RunFolder(parser.parse(argv).run)
+    path = parser.parse(argv).run
+    from captionmill.store.folder import RunFolder
+    from captionmill.wiring.repair import repair
+
+    raise_interrupts()
+    folder = RunFolder(path)
     done = repair(folder, tell=lambda text: print(text, file=sys.stderr))
     print(f"{folder.path}: {done.kept:,} answers kept, {done.lost:,} known to be lost")
     if done.settings_lost:
         print(
-            "run.json was lost: the next `captionmill caption` takes source and settings as they are given; give the old ones"
+            "run.json was lost: the next `captionmill caption` assumes that the existing answers used the source and"
+            " settings that you give; give the old ones"
         )
     return exit_codes.ANSWERED
 

@@ -1,8 +1,8 @@
 """captionmill report RUN [RUN ...] [--by NAME,...] [--csv | --json] [--reprice [--config TOML]]
 
-What one run or several came to: rows, tokens, money, finish reasons, errors, attempts that brought nothing,
-usage that cannot be true. Prints a table and writes RUN/report.html. Works on a finished, running or
-interrupted run; reads nothing but the columns that it needs.
+Sum up one run or several: rows, tokens, cost, finish reasons, errors, attempts without an answer, usage that
+looks wrong. Print tables and write RUN/report.html. It works on a finished, running or interrupted run and reads
+only the columns that it needs.
 
   captionmill report photos-captions
   captionmill report photos-captions --by folder,day --csv > costs.csv
@@ -14,19 +14,21 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from argparse import Namespace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from captionmill.accounts.report import SPREADS, Line, Report, read_report
 from captionmill.nouns.errors import UsageError
 from captionmill.nouns.money import money
-from captionmill.pages.report_page import write_report
-from captionmill.rules.prices import PriceBook
-from captionmill.store.folder import RunFolder
 
-from .arguments import Parser, read_prices
+from .parser import Parser
+from .signals import raise_interrupts
 from .table import as_lines
+
+if TYPE_CHECKING:
+    from captionmill.accounts.report import Line, Report
+    from captionmill.rules.prices import PriceBook
 
 _COUNTS = (
     "answers",
@@ -52,34 +54,45 @@ _KEY_WIDTH = 48
 
 
 def main(argv: list[str]) -> int:
-    """Print the report and write its page."""
-    parser = Parser(
-        prog="captionmill report", usage="captionmill report RUN [RUN ...] [settings]", description=__doc__
-    )
+    """Print the report and write its page. Raises UsageError for wrong arguments, RunError for a damaged run."""
+    arguments = _parser().parse(argv)
+    if arguments.config is not None and not arguments.reprice:
+        raise UsageError("--config goes with --reprice: the rows have their prices already")
+    if len({path.resolve() for path in arguments.run}) < len(arguments.run):
+        raise UsageError("a run folder is named twice; its rows would be counted twice")
+    return _report(arguments)
+
+
+def _parser() -> Parser:
+    parser = Parser("captionmill report", __doc__)
     parser.add_argument("run", type=Path, nargs="+", help="run folders")
     parser.add_argument(
         "--by",
         default="model",
         metavar="NAME,...",
-        help="what to group by: model, prompt, folder, day, finish, finish_reason, error_kind, endpoint, status,"
+        help="group by: model, prompt, folder, day, finish, finish_reason, error_kind, endpoint, status,"
         " extra.COLUMN [model]",
     )
     output = parser.add_mutually_exclusive_group()
-    output.add_argument("--csv", action="store_true", help="print the groups as CSV, nothing else")
-    output.add_argument("--json", action="store_true", help="print everything as JSON, nothing else")
+    output.add_argument("--csv", action="store_true", help="print only the groups, as CSV")
+    output.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument(
         "--reprice",
         action="store_true",
-        help="compute all money anew: by [prices] of --config, then the list prices of the day of each answer",
+        help="compute all costs again: by [prices] of --config, then by the list prices of the day of each answer",
     )
-    parser.add_argument("--config", type=Path, metavar="TOML", help="where --reprice finds [prices]")
-    arguments = parser.parse(argv)
-    if arguments.config is not None and not arguments.reprice:
-        raise UsageError("--config goes with --reprice: the rows have their prices already")
-    prices = PriceBook(read_prices(arguments.config)) if arguments.reprice else None
+    parser.add_argument("--config", type=Path, metavar="TOML", help="the file with [prices] for --reprice")
+    return parser
+
+
+def _report(arguments: Namespace) -> int:
+    from captionmill.accounts.report import read_report
+    from captionmill.pages.report_page import write_report
+    from captionmill.store.folder import RunFolder
+
+    prices = _prices(arguments.config) if arguments.reprice else None
+    raise_interrupts()
     folders = [RunFolder(path) for path in arguments.run]
-    if len({path.resolve() for path in arguments.run}) < len(folders):
-        raise UsageError("a run folder is named twice; it would be counted twice")
     by = list(dict.fromkeys(name.strip() for name in arguments.by.split(",")))
     report = read_report(folders, by, prices)
     if arguments.csv:
@@ -90,6 +103,15 @@ def main(argv: list[str]) -> int:
         print(as_text(report))
         print(f"\n{write_report(folders[0], report)}")
     return 0
+
+
+def _prices(config: Path | None) -> PriceBook:
+    """The prices of a TOML file, else list prices. config: None for list prices only. Raises UsageError."""
+    from captionmill.rules.prices import PriceBook
+
+    from .arguments import read_prices
+
+    return PriceBook(read_prices(config))
 
 
 # ------------------------------------------------------------------------------- text
@@ -107,16 +129,16 @@ def as_text(report: Report) -> str:
     lines.append(f"errors by kind  {_counts(report.errors)}")
     if total.cost_usd is not None and total.cost_per_answer is not None and total.cost_per_row is not None:
         lines.append(
-            f"money           {money(total.cost_usd, report.currency, 6)} in all,"
-            f" {money(total.cost_per_answer, report.currency, 6)} an answer,"
-            f" {money(total.cost_per_row, report.currency, 6)} a row"
+            f"cost            {money(total.cost_usd, report.currency, 6)} in total,"
+            f" {money(total.cost_per_answer, report.currency, 6)} per answer,"
+            f" {money(total.cost_per_row, report.currency, 6)} per row"
         )
     if report.unpriced_models:
         lines.append(
-            f"no price        {_counts(report.unpriced_models)}: not in the money; name one in [prices]"
+            f"no price        {_counts(report.unpriced_models)}: not part of the cost; set one in [prices]"
         )
     lines += _lost(report)
-    lines += [f"USAGE           {finding}" for finding in report.findings]
+    lines += [f"usage           {finding}" for finding in report.findings]
     if report.anomalies.formula_tokens:
         lines.append(f"estimates       {_estimates(report)}")
     return "\n".join(lines)
@@ -127,7 +149,7 @@ def _group_table(report: Report) -> list[str]:
     rows = [(*report.by, *_TITLES, f"cost {report.currency}")]
     rows += [(*(_short(v) for v in key), *_cells(line)) for key, line in lines[:_MOST_LINES]]
     if len(lines) > 1:
-        rows.append(("all", *("" for _ in report.by[1:]), *_cells(report.total)))
+        rows.append(("total", *("" for _ in report.by[1:]), *_cells(report.total)))
     table = as_lines(rows, left=len(report.by))
     if len(lines) > _MOST_LINES:
         table.append(f"and {len(lines) - _MOST_LINES:,} more; --csv prints all")
@@ -140,7 +162,7 @@ def _cells(line: Line) -> tuple[str, ...]:
 
 
 def _spread_table(report: Report) -> list[str]:
-    titles = ("an answer", "average", *(f"{p} %" for p in _PERCENTILES), "most")
+    titles = ("per answer", "average", *(f"{p} %" for p in _PERCENTILES), "most")
     rows = [titles]
     for name, spread in report.spreads.items():
         if spread.count:
@@ -156,7 +178,7 @@ def _figure(name: str, value: float) -> str:
 
 
 def _lost(report: Report) -> list[str]:
-    """Money that bought nothing, as far as it is known."""
+    """Lines about cost without a usable answer."""
     lines = []
     if report.cut.answers:
         lines.append(
@@ -166,7 +188,7 @@ def _lost(report: Report) -> list[str]:
     kinds = report.lost_by_kind
     if kinds:
         lost = report.lost
-        may_be_billed = f"; they may be billed, with {money(lost.usd, report.currency, 6)} at the most"
+        may_be_billed = f"; they may be billed, at most {money(lost.usd, report.currency, 6)}"
         lines.append(
             f"no answer       {lost.requests:,} attempts"
             f" ({', '.join(f'{s.requests:,} {kind}' for kind, s in kinds.items())})"
@@ -174,7 +196,7 @@ def _lost(report: Report) -> list[str]:
         )
     if longer := report.unanswered.get("length"):
         lines.append(
-            f"asked again     {longer.requests:,} answers that were cut off; both are billed and in the row"
+            f"asked again     {longer.requests:,} answers that were cut off; both answers are billed and count in the row"
         )
     return lines
 
@@ -192,9 +214,8 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _short(text: str) -> str:
-    text = "".join(
-        c if c.isprintable() else " " for c in " ".join(text.split())
-    )  # a terminal takes no orders
+    # without control characters, which a terminal would obey
+    text = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
     return text if len(text) <= _KEY_WIDTH else text[: _KEY_WIDTH - 1] + "…"
 
 
@@ -221,7 +242,7 @@ def _as_json(report: Report) -> dict[str, Any]:
         "total": _line_as_json(report.total),
         "by": list(report.by),
         "groups": [dict(zip(report.by, key, strict=True)) | _line_as_json(line) for key, line in report.lines()],
-        "an_answer": {name: _spread_as_json(report, name) for name in SPREADS if report.spreads[name].count},
+        "an_answer": {name: _spread_as_json(report, name) for name, spread in report.spreads.items() if spread.count},
         "finish": report.finishes,
         "errors": report.errors,
         "answers_without_usage": report.without_usage,
@@ -255,7 +276,7 @@ def _spread_as_json(report: Report, name: str) -> dict[str, float]:
 
 
 def _plain(amount: Decimal | None) -> str | None:
-    """Decimal text: a float would not be the amount."""
+    """The amount as decimal text: a float would not be exact."""
     return None if amount is None else f"{amount:f}"
 
 

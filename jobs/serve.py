@@ -1,7 +1,7 @@
 """captionmill serve [--port 8765] [--tpm N] [--rpm N] [--latency S] [--fault NAME=SHARE ...]
 
-The built-in endpoint on its own: the chat protocol over HTTP, with limits, latency and faults to
-rehearse a run. It measures pictures; it is no vision model. Ctrl-C ends it.
+Run the built-in endpoint: the chat protocol over HTTP, with limits, latency and faults, to rehearse a run. It
+measures images; it is not a vision model. Ctrl-C stops it.
 
   captionmill serve --port 8765 --tpm 300000 --latency 1 &
   OPENAI_BASE_URL=http://127.0.0.1:8765/v1 OPENAI_API_KEY=any captionmill caption photos/ --model gpt-4o
@@ -9,60 +9,82 @@ rehearse a run. It measures pictures; it is no vision model. Ctrl-C ends it.
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 import sys
+from argparse import Namespace
+from typing import TYPE_CHECKING
 
-from captionmill.builtin.server import FAULTS, BuiltinEndpoint, EndpointSettings, start
+from captionmill.builtin import FAULTS
 from captionmill.nouns.errors import UsageError
 
-from .arguments import Parser
+from .parser import Parser
+
+if TYPE_CHECKING:
+    from captionmill.builtin.server import EndpointSettings
 
 
 def main(argv: list[str]) -> int:
-    """Serve until interrupted."""
-    parser = Parser(prog="captionmill serve", description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on [127.0.0.1]")
+    """Serve until interrupted. Raises UsageError for a wrong setting, or an address that is in use."""
+    arguments = _parser().parse(argv)
+    settings = _settings(arguments)
+    import asyncio
+
+    asyncio.run(_serve(settings, arguments.host, arguments.port))
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("captionmill serve", __doc__)
+    parser.rare(parser.add_argument("--host", default="127.0.0.1", help="address to listen on [127.0.0.1]"))
     parser.add_argument("--port", type=int, default=8765, help="port; 0 takes a free one [8765]")
     parser.add_argument("--tpm", type=int, help="tokens per minute [no limit]")
     parser.add_argument("--rpm", type=int, help="requests per minute [no limit]")
-    parser.add_argument("--empty", action="store_true", help="the quotas start empty, not full")
+    parser.add_argument("--empty", action="store_true", help="start with empty quotas instead of full ones")
     parser.add_argument(
-        "--silent", action="store_true", help="no x-ratelimit headers: limits show in 429s only"
+        "--silent", action="store_true", help="send no x-ratelimit headers: only 429s show the limits"
     )
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds an answer takes, +-30 %% [0]")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds per answer, +-30 %% [0]")
     parser.add_argument(
         "--fault",
         action="append",
         default=[],
         metavar="NAME=SHARE",
-        help=f"share of requests that go wrong; NAME: {', '.join(FAULTS)}; may be repeated",
+        help=f"share (0 to 1) of requests with this fault: {', '.join(FAULTS)}; may be repeated",
     )
     parser.add_argument(
-        "--model", action="append", default=[], help="a model it knows; may be repeated [any]"
+        "--model", action="append", default=[], help="a model that it knows; may be repeated [any model]"
     )
-    parser.add_argument("--key-env", metavar="NAME", help="variable with the only key it takes [any key]")
-    parser.add_argument("--seed", type=int, default=0, help="of latency and faults [0]")
-    parser.add_argument("--ledger", action="store_true", help="count answers by request, for /stats")
-    arguments = parser.parse(argv)
+    parser.add_argument(
+        "--key-env", metavar="NAME", help="environment variable with the only accepted key [any key]"
+    )
+    parser.rare(
+        parser.add_argument("--seed", type=int, default=0, help="random seed of latency and faults [0]")
+    )
+    parser.rare(
+        parser.add_argument("--ledger", action="store_true", help="count answers per request, for /stats")
+    )
+    return parser
+
+
+def _settings(arguments: Namespace) -> EndpointSettings:
     key = os.environ.get(arguments.key_env) if arguments.key_env else None
     if arguments.key_env and not key:
         raise UsageError(f"--key-env: the variable {arguments.key_env} is not set")
-    settings = EndpointSettings(
+    faults = dict(_fault(text) for text in arguments.fault)
+    from captionmill.builtin.server import EndpointSettings
+
+    return EndpointSettings(
         key=key,
         tokens_per_minute=arguments.tpm,
         requests_per_minute=arguments.rpm,
         latency_seconds=arguments.latency,
         models=tuple(arguments.model),
-        faults=dict(_fault(text) for text in arguments.fault),
+        faults=faults,
         seed=arguments.seed,
         keeps_ledger=arguments.ledger,
         starts_empty=arguments.empty,
         says_limits=not arguments.silent,
     )
-    asyncio.run(_serve(settings, arguments.host, arguments.port))
-    return 0
 
 
 def _fault(text: str) -> tuple[str, float]:
@@ -73,12 +95,17 @@ def _fault(text: str) -> tuple[str, float]:
         value = -1.0
     if name not in FAULTS or not 0 <= value <= 1:
         raise UsageError(
-            f"--fault {text!r}: NAME=SHARE with a share from 0 to 1 and a name of {', '.join(FAULTS)}"
+            f"--fault {text!r}: NAME=SHARE is needed, with a share from 0 to 1 and one of the names {', '.join(FAULTS)}"
         )
     return name, value
 
 
 async def _serve(settings: EndpointSettings, host: str, port: int) -> None:
+    import asyncio
+    import signal
+
+    from captionmill.builtin.server import BuiltinEndpoint, start
+
     try:
         runner, bound_port = await start(BuiltinEndpoint(settings), host, port)
     except OSError as error:

@@ -1,50 +1,65 @@
 """captionmill status RUN
 
-How far a run is: rows answered, failed, left; tokens and dollars spent. Of one that is going on also the
-rate of the last minute and each endpoint: requests out, tokens against the limit, pauses.
+Progress of a run: rows answered, failed and left; tokens and money spent. For a running one also the rate of
+the last minute and each endpoint: requests in flight, tokens against the limit, pauses.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from captionmill.accounts.report import Report, read_report
 from captionmill.nouns.money import money
-from captionmill.store.check import check
-from captionmill.store.folder import RunFolder
-from captionmill.wiring.live import EndpointState
 
 from . import exit_codes
-from .arguments import Parser
+from .parser import Parser
+from .signals import raise_interrupts
+
+if TYPE_CHECKING:
+    from captionmill.accounts.report import Report
 
 
 def main(argv: list[str]) -> int:
-    """Print the state of one run. Raises UsageError where there is none."""
-    parser = Parser(prog="captionmill status", description=__doc__)
+    """Print the state of one run. Raises UsageError if the folder is no run, RunError if it is damaged."""
+    parser = Parser("captionmill status", __doc__)
     parser.add_argument("run", type=Path, help="the run folder")
-    parser.add_argument("--json", action="store_true", help="for scripts")
+    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     parser.add_argument(
-        "--check", action="store_true", help="whether run.json, journal and parts fit together; exit 3 if not"
+        "--check",
+        action="store_true",
+        help="check that run.json, journal and parts agree; exit code 3 if not",
     )
     arguments = parser.parse(argv)
     if arguments.check:
-        return _check(RunFolder(arguments.run))
+        return _check(arguments.run)
+    from captionmill.accounts.report import read_report
+    from captionmill.store.folder import RunFolder
+
+    raise_interrupts()
     report = read_report([RunFolder(arguments.run)], is_brief=True)
     print(_as_json(report) if arguments.json else _as_text(report))
     return 0
 
 
-def _check(folder: RunFolder) -> int:
+def _check(path: Path) -> int:
+    from captionmill.store.check import check
+    from captionmill.store.folder import RunFolder
+
+    raise_interrupts()
+    folder = RunFolder(path)
     findings = check(folder)
     for finding in findings:
         print(finding)
     if findings:
-        print(f"`captionmill repair {folder.path}` keeps what is there and asks again only for what is lost")
+        print(
+            f"`captionmill repair {folder.path}` keeps every answer that can be read; the next start asks again only for lost ones"
+        )
         return exit_codes.STOPPED
-    print(f"{folder.path}: whole")
+    print(f"{folder.path}: no damage found")
     return exit_codes.ANSWERED
 
 
@@ -78,7 +93,7 @@ def _as_text(report: Report) -> str:
     rows = (
         f"of {run.rows:,}" + (" (--limit; the source may have more)" if run.limit else "")
         if run.answered + run.failed <= run.rows
-        else f"(the source has {run.rows:,} rows now)"
+        else f"(the source now has {run.rows:,} rows)"
     )
     lines = [
         f"{run.path}: {run.how_it_is}",
@@ -96,8 +111,15 @@ def _as_text(report: Report) -> str:
         lines.append(
             f"  last min  {report.answered_last_minute:>12,} rows, {report.tokens_last_minute:,} tokens"
         )
-        lines += [f"  endpoint  {EndpointState(**state)}" for state in run.live.get("endpoints", ())]
+        lines += _endpoints(run.live.get("endpoints", ()))
     return "\n".join(lines)
+
+
+def _endpoints(states: Iterable[dict[str, Any]]) -> list[str]:
+    """A line for each endpoint of a running run. states: as the run published them."""
+    from captionmill.wiring.live import EndpointState
+
+    return [f"  endpoint  {EndpointState(**state)}" for state in states]
 
 
 def _spent(report: Report) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def as_lines(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """The rows with aligned columns, the first `left` to the left and the others to the right."""
+    """The rows as lines with aligned columns: the first `left` columns to the left, the others to the right."""
     widths = [max(_width(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(
@@ -19,5 +19,5 @@ def as_lines(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
 
 
 def _width(text: str) -> int:
-    """In columns of a terminal: Chinese takes two each."""
+    """Width in terminal columns: a Chinese character takes two."""
     return len(text) + sum(unicodedata.east_asian_width(c) in "WF" for c in text)

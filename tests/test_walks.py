@@ -117,7 +117,7 @@ def test_walk_4_a_cost_report(tmp_path):
     assert report.returncode == 0
     table = results(tmp_path / "run")
     total = sum(table["cost_usd"])
-    assert f"money           ${total:,.6f} in all" in report.stdout
+    assert f"${total:,.6f} in total" in report.stdout
     assert f"{table['prompt_tokens'].sum():,}" in report.stdout
     lines = captionmill("report", "run", "--csv", cwd=tmp_path).stdout.splitlines()
     assert lines[1].startswith("gpt-4o,5,")
@@ -300,8 +300,8 @@ def test_the_first_signal_drains(tmp_path, number):
         running.send_signal(number)
         output, _ = running.communicate(timeout=30)
         assert running.returncode == 130, output
-        assert "stopping: waiting for the answers that are out" in output
-        assert "The same command goes on" in output
+        assert "stopping: " in output
+        assert "to resume" in output
         assert len(results(tmp_path / "run")) == stats(url)["answers"] < 120
         assert captionmill(*arguments, base_url=url, cwd=tmp_path).returncode == 0
         assert stats(url)["answered_again"] == 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..nouns.config import Price, RunConfig
 from ..nouns.errors import UsageError
 from ..nouns.rows import Spending
 from ..rules.budget import Budget
@@ -16,6 +16,9 @@ from ..rules.prices import PriceBook
 from ..store.folder import RunFolder
 from ..store.journal import Journal
 from . import dataset
+
+if TYPE_CHECKING:
+    from ..nouns.config import Price, RunConfig
 
 _GROUP = ("model", "model_requested", "endpoint")
 _COLUMNS = (*_GROUP, "prompt_tokens", "completion_tokens", "total_tokens", "estimated_tokens", "cost_usd")

@@ -7,3 +7,5 @@
 It is no vision model and says so. It exists to try captionmill, to test it against real HTTP, and
 to rehearse a run with the limits of the real endpoint before money is spent.
 """
+
+FAULTS = ("500", "503", "429", "reset", "truncate", "empty", "hang")

@@ -22,7 +22,6 @@ from .describer import Measured
 T = TypeVar("T")
 
 MOST_BODY_BYTES = 256 * 2**20
-FAULTS = ("500", "503", "429", "reset", "truncate", "empty", "hang")
 
 
 @dataclass(frozen=True, slots=True)

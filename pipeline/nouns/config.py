@@ -21,15 +21,19 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.config import JsonDict
 
-# settings of the one endpoint; where there are several, each entry has them
+# settings of a single endpoint; with several, each [[endpoint]] entry has its own
 _OF_AN_ENDPOINT = ("base_url", "api_key_env", "tpm", "rpm", "concurrency")
 
 UNBOUNDED_ANSWER_TOKENS = 4096
 
 DEFAULT_PROMPT = "Describe this image in one or two sentences."
 
-# in the order of the API page; `detail` belongs to the picture, `param` is spread
+# a setting that most people need: --help shows it, the others are in --help-all
+_BASIC: JsonDict = {"is_basic": True}
+
+# in the order of the API page; `detail` is part of the image, `param` holds any others
 API_ORDER = (
     "temperature",
     "top_p",
@@ -60,7 +64,7 @@ def _no_key(name: str) -> str:
 VariableName = Annotated[
     str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100), AfterValidator(_no_key)
 ]
-# the word auto is None: told by the server or found out while running
+# auto is stored as None: reported by the server or discovered while running
 _Auto = BeforeValidator(lambda value: None if value == "auto" else value)
 Rate = Annotated[PositiveInt | None, _Auto]
 Concurrency = Annotated[Annotated[int, Field(ge=1, le=4096)] | None, _Auto]
@@ -102,42 +106,56 @@ Proxy = Annotated[str, AfterValidator(_proxy)]
 class Group(BaseModel):
     """Common rules: no unknown names, no change after the check."""
 
-    # deferred: only RunConfig is ever validated, so only its validator need be built
+    # deferred: only RunConfig and PriceTable are validated, and a help needs neither validator
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
 
 
 class ChatSettings(Group):
     """What is asked. Parameters carry their API names; only those that are set are sent."""
 
-    model: str = Field(min_length=1, description="model name as the endpoint knows it; required")
-    prompt: str = Field(DEFAULT_PROMPT, description="the question; {column} is filled from the manifest")
+    model: str = Field(
+        min_length=1, description="model name as the endpoint knows it (required)", json_schema_extra=_BASIC
+    )
+    prompt: str = Field(
+        DEFAULT_PROMPT,
+        description="the question; {column} is filled in from the manifest",
+        json_schema_extra=_BASIC,
+    )
     system: str | None = Field(None, description="system message sent before every prompt")
     detail: Literal["auto", "low", "high", "original"] | None = Field(
-        None, description="image detail asked for: auto, low, high, original"
+        None, description="image detail to request: auto, low, high, original"
     )
-    temperature: float | None = Field(None, ge=0, le=2, description="0 to 2")
-    top_p: float | None = Field(None, ge=0, le=1, description="0 to 1")
-    n: PositiveInt | None = Field(None, description="answers a row; all are kept in `choices`")
-    stop: str | list[str] | None = Field(None, description="up to 4 sequences that end an answer")
-    max_tokens: PositiveInt | None = Field(None, description="longest answer in tokens")
+    temperature: float | None = Field(None, ge=0, le=2, description="sampling temperature, 0 to 2")
+    top_p: float | None = Field(None, ge=0, le=1, description="nucleus sampling, 0 to 1")
+    n: PositiveInt | None = Field(None, description="answers per row; `choices` keeps all of them")
+    stop: str | list[str] | None = Field(
+        None, description="sequence that ends an answer; may be given up to 4 times"
+    )
+    max_tokens: PositiveInt | None = Field(
+        None, description="longest answer, in tokens", json_schema_extra=_BASIC
+    )
     max_completion_tokens: PositiveInt | None = Field(
-        None, description="the same for reasoning and newer models"
+        None, description="the same limit for reasoning models and newer APIs"
     )
-    presence_penalty: float | None = Field(None, ge=-2, le=2, description="-2 to 2")
-    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="-2 to 2")
+    presence_penalty: float | None = Field(
+        None, ge=-2, le=2, description="penalty on tokens that occurred before, -2 to 2"
+    )
+    frequency_penalty: float | None = Field(
+        None, ge=-2, le=2, description="penalty that grows with each occurrence of a token, -2 to 2"
+    )
     logit_bias: dict[str, float] | None = Field(None, description="JSON object: token id to bias")
     user: str | None = Field(None, description="end-user name passed to the endpoint")
     response_format: dict[str, JsonValue] | None = Field(
         None, description='JSON object, for example {"type":"json_object"}'
     )
-    seed: int | None = Field(None, description="sampling seed, where the endpoint has one")
-    logprobs: bool | None = Field(None, description="ask for log probabilities (kept in `choices`)")
+    seed: int | None = Field(None, description="sampling seed, if the endpoint supports one")
+    logprobs: bool | None = Field(None, description="request log probabilities (kept in `choices`)")
     tools: list[dict[str, JsonValue]] | None = Field(None, description="JSON list of tools")
     tool_choice: str | dict[str, JsonValue] | None = Field(
         None, description="none, auto, required, or a JSON object that names a function"
     )
     param: dict[str, JsonValue] | None = Field(
-        None, description="any other parameter of the API as NAME=JSON; may be repeated"
+        None, description="any other API parameter as NAME=JSON; may be repeated"
     )
 
     @field_validator("stop")
@@ -157,16 +175,17 @@ class ChatSettings(Group):
 
     @property
     def has_longest_answer(self) -> bool:
+        """Whether a setting limits the length of an answer."""
         return bool(self.max_completion_tokens or self.max_tokens)
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens that the answers to one row may take at the most; a guess of 300 where no bound is set."""
+        """Most tokens of the answers to one row; assumes 300 per answer if no limit is set."""
         return (self.max_completion_tokens or self.max_tokens or 300) * (self.n or 1)
 
     @property
     def most_answer_tokens(self) -> int:
-        """The same for money, where a guess must not be too low: what no caption takes, where no bound is set."""
+        """The same for budgets, which need an upper bound: UNBOUNDED_ANSWER_TOKENS per answer if no limit is set."""
         return self.answer_tokens if self.has_longest_answer else UNBOUNDED_ANSWER_TOKENS * (self.n or 1)
 
 
@@ -175,32 +194,32 @@ class ImageSettings(Group):
 
     image_rules: Literal["auto", "openai", "claude", "gemini", "qwen", "none"] = Field(
         "auto",
-        description="shrink to what the model sees of a picture, by its name (auto) or a provider's rules;"
-        " none: only by the bounds below",
+        description="shrink images to what the model sees: auto (by the model's name), the rules of a provider"
+        " (openai, claude, gemini, qwen), or none (only the limits below)",
     )
     max_side: PositiveInt | None = Field(
-        None, description="longest side in pixels; larger pictures are shrunk [by --image-rules]"
+        None, description="longest side in pixels; larger images are shrunk [by --image-rules]"
     )
-    max_pixels: PositiveInt | None = Field(None, description="most pixels of a picture, width x height")
+    max_pixels: PositiveInt | None = Field(None, description="most pixels per image, width x height")
     max_bytes: Annotated[int, Field(ge=1000, le=10**9)] | None = Field(
-        None, description="most bytes of a picture as base64 text [by --image-rules]"
+        None, description="most bytes per image, as base64 text [by --image-rules]"
     )
     max_request_bytes: Annotated[int, Field(ge=1000, le=10**9)] | None = Field(
-        None, description="most bytes of all pictures of a row as base64 text [by --image-rules]"
+        None, description="most bytes of all images of one row, as base64 text [by --image-rules]"
     )
     frame: Frame = Field(
         "first",
-        description="of an animation or a file of several pages: first, middle, or a number from 1 (one with fewer: its last)",
+        description="frame of an animation or page of a file: first, middle, or a number from 1 (past the end: the last)",
     )
-    jpeg_quality: int = Field(85, ge=1, le=95, description="quality of pictures that are re-encoded")
+    jpeg_quality: int = Field(85, ge=1, le=95, description="JPEG quality of re-encoded images, 1 to 95")
     strip_metadata: bool = Field(
         True,
-        description="leave out position, time, camera and texts also of files that go without being encoded again",
+        description="remove position, time, camera and texts, also from files that are sent without re-encoding",
     )
     background: str = Field(
         "#ffffff",
         pattern=r"^#[0-9a-fA-F]{6}$",
-        description="colour under transparent pixels, as #rrggbb",
+        description="colour behind transparent pixels, as #rrggbb",
     )
 
 
@@ -208,74 +227,80 @@ class LimitSettings(Group):
     """How fast, how often, how long."""
 
     tpm: Rate = Field(
-        None, description="tokens per minute, a number, or auto: told by the server or found out [auto]"
+        None,
+        description="tokens per minute, a number, or auto: reported by the server or discovered [auto]",
+        json_schema_extra=_BASIC,
     )
     rpm: Rate = Field(
-        None, description="requests per minute, a number, or auto: told by the server or found out [auto]"
+        None,
+        description="requests per minute, a number, or auto: reported by the server or discovered [auto]",
+        json_schema_extra=_BASIC,
     )
     concurrency: Concurrency = Field(
-        None, description="requests in flight at once, a number, or auto: found out while running [auto]"
+        None,
+        description="requests in flight, a number, or auto: discovered while running [auto]",
+        json_schema_extra=_BASIC,
     )
-    max_concurrency: int = Field(256, ge=1, le=4096, description="what auto never exceeds")
-    burst_seconds: float = Field(
-        1.0, gt=0, le=60, description="seconds of the limit that may be spent at once"
+    max_concurrency: int = Field(
+        256, ge=1, le=4096, description="most requests in flight with --concurrency auto"
     )
+    burst_seconds: float = Field(1.0, gt=0, le=60, description="burst size, in seconds' worth of the limit")
     charge: Literal["auto", "reserved", "used"] = Field(
         "auto",
-        description="what counts against the tokens: max_tokens up front (reserved) or the real answer (used);"
-        " auto: as the server's headers show it, used without them",
+        description="what counts against the token limit: max_tokens in advance (reserved) or the actual answer (used);"
+        " auto: what the server's headers show, used without them",
     )
     rate_limit_headers: Literal["auto", "trust", "ignore"] = Field(
-        "auto", description="steer by x-ratelimit-*; auto: unless a relay answers"
+        "auto", description="obey x-ratelimit-* headers: trust, ignore, or auto (yes, except from relays)"
     )
-    max_retries: int = Field(8, ge=0, le=100, description="further attempts for a row after the first")
+    max_retries: int = Field(8, ge=0, le=100, description="further attempts per row after the first")
     retry_length: PositiveInt | None = Field(
         None,
-        description="ask once more, with this as max_tokens, where an answer was cut off (paid twice) [never]",
+        description="if an answer was cut off, ask once more with this as max_tokens (both are billed) [never]",
     )
-    max_wait: float = Field(
-        120.0, gt=0, le=86_400, description="longest pause in seconds that a server's Retry-After is granted"
-    )
+    max_wait: float = Field(120.0, gt=0, le=86_400, description="longest Retry-After to honour, in seconds")
     max_outage: float = Field(
         3600.0,
         gt=0,
         le=604_800,
-        description="seconds an endpoint may be gone or broken, after it once worked, until it is given up",
+        description="seconds that an endpoint which once worked may fail before it is disabled",
     )
     stop_after_failures: int = Field(
         50,
         ge=0,
         le=10**9,
-        description="stop, resumable, when so many rows in a row fail (two fifths of it before the first answer),"
-        " pictures not counted; 0: never",
+        description="stop (resumable) after N consecutive failed rows, 40 % of N before the first success; bad images"
+        " do not count; 0: never",
     )
     on_usage_anomaly: Literal["warn", "stop"] = Field(
         "warn",
-        description="when answers report far fewer or more prompt tokens than text and picture have",
+        description="when answers report far fewer or far more prompt tokens than text and images have: warn, stop",
     )
     timeout: float = Field(
-        600.0, gt=0, le=86_400, description="seconds for one attempt, from send to last byte"
+        600.0, gt=0, le=86_400, description="seconds per attempt, from sending to the last byte"
     )
     connect_timeout: float = Field(15.0, gt=0, le=3600, description="seconds to open a connection")
     read_timeout: float = Field(
-        60.0, gt=0, le=86_400, description="seconds of silence in the middle of an answer"
+        60.0, gt=0, le=86_400, description="seconds without data in the middle of an answer"
     )
     deadline: Deadline | None = Field(
-        None, description="stop, resumable, after this long: 8h, 90m, 1h30m, 600s; or at a time of day: 07:00"
+        None, description="stop (resumable) after 8h, 90m, 1h30m or 600s, or at a time of day: 07:00"
     )
     budget_usd: Annotated[Decimal, Field(gt=0, le=10**9)] | None = Field(
         None,
-        description="most money for the whole run, all its starts together; stops before it is passed [any]",
+        description="most money for the whole run, over all its starts; it stops before it exceeds this [no limit]",
+        json_schema_extra=_BASIC,
     )
     budget_tokens: Annotated[int, Field(gt=0, le=10**15)] | None = Field(
-        None, description="most tokens for the whole run, in and out [any]"
+        None, description="most tokens for the whole run, in and out [no limit]"
     )
     budget_requests: PositiveInt | None = Field(
-        None, description="most requests for the whole run, refused and repeated ones too [any]"
+        None, description="most requests for the whole run, also refused and repeated ones [no limit]"
     )
 
     @property
     def has_budget(self) -> bool:
+        """Whether any of the three budgets is set."""
         return any(b is not None for b in (self.budget_usd, self.budget_tokens, self.budget_requests))
 
 
@@ -283,30 +308,39 @@ class EndpointSettings(Group):
     """Who is asked. The key itself is never a setting, only the name of its variable."""
 
     base_url: str | None = Field(
-        None, description="the endpoint; default: OPENAI_BASE_URL, then https://api.openai.com/v1"
+        None,
+        description="address of the endpoint [OPENAI_BASE_URL, then https://api.openai.com/v1]",
+        json_schema_extra=_BASIC,
     )
-    api_key_env: VariableName = Field("OPENAI_API_KEY", description="name of the variable that holds the key")
+    api_key_env: VariableName = Field(
+        "OPENAI_API_KEY",
+        description="NAME of the environment variable that holds the key",
+        json_schema_extra=_BASIC,
+    )
     proxy: Proxy | None = Field(
-        None, description="address of an HTTP proxy; env: as HTTPS_PROXY, HTTP_PROXY and NO_PROXY say [none]"
+        None,
+        description="address of an HTTP proxy, or env to use HTTPS_PROXY, HTTP_PROXY and NO_PROXY [none]",
     )
     endpoint_kind: Literal["auto", "direct", "relay"] = Field(
-        "auto", description="provider itself or a relay (one-api, new-api); auto: seen from its answers"
+        "auto",
+        description="direct (the provider itself), relay (one-api, new-api), or auto: detected from its answers",
     )
 
 
 class RunSettings(Group):
     """What of the manifest is run, and how it is kept."""
 
-    limit: PositiveInt | None = Field(None, description="only the first N rows")
-    rows_per_part: PositiveInt = Field(5000, description="answers in one Parquet part")
+    limit: PositiveInt | None = Field(None, description="only the first N rows", json_schema_extra=_BASIC)
+    rows_per_part: PositiveInt = Field(5000, description="answers per Parquet part")
     allow_outside: bool = Field(
-        False, description="relative paths of a manifest may lead out of its folder (../)"
+        False, description="allow relative paths in a manifest to leave its folder (../)"
     )
     allow_remote: bool = Field(
-        False, description="a manifest's images may be http(s) URLs; fetched from public addresses only"
+        False,
+        description="allow http(s) URLs as images of a manifest; they are fetched from public addresses only",
     )
     prepare_threads: PositiveInt | None = Field(
-        None, description="threads that prepare pictures; default: one a core"
+        None, description="threads that prepare images [one per core]"
     )
 
 
@@ -340,9 +374,9 @@ class Price(Group):
 
 
 class PriceTable(Group):
-    """[prices] of the TOML: what models cost, by name; every key that is none of ours is a model's.
+    """[prices] of the TOML: what models cost, by name; every key but the two below is a model.
 
-    currency: what the figures are in. multiplier: of the list price of models that do not stand here.
+    currency: of the prices. multiplier: of the list price of models that have no price here.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -365,21 +399,23 @@ class EndpointEntry(Group):
 
     base_url: str | None = Field(None, description="the endpoint's address")
     api_key_env: VariableName = Field("OPENAI_API_KEY", description="NAME of the variable with its key")
-    model: str | None = Field(None, min_length=1, description="what the model is called there")
-    tpm: Rate = Field(None, description="tokens per minute there, a number or auto")
-    rpm: Rate = Field(None, description="requests per minute there, a number or auto")
-    concurrency: Concurrency = Field(None, description="requests in flight there, a number or auto")
+    model: str | None = Field(None, min_length=1, description="model name at this endpoint")
+    tpm: Rate = Field(None, description="tokens per minute of this endpoint, a number or auto")
+    rpm: Rate = Field(None, description="requests per minute of this endpoint, a number or auto")
+    concurrency: Concurrency = Field(
+        None, description="requests in flight at this endpoint, a number or auto"
+    )
     price: Price | None = Field(None, description="{ input = 2.5, output = 10.0 }, money per million tokens")
     weight: float = Field(
         1.0,
         ge=0,
         le=1000,
-        description="share of the requests in flight where several have room; 0: only when no other has",
+        description="share of the requests in flight when several endpoints have room; 0: only when no other has",
     )
 
 
 class TableSettings(Group):
-    """What stands in tables of the TOML only: endpoints that work on one run together, and prices."""
+    """Settings that only a TOML file can have: several endpoints for one run, and prices."""
 
     endpoint: tuple[EndpointEntry, ...] = Field((), description="[[endpoint]] entries")
     prices: PriceTable | None = Field(None, description="[prices] by model")
@@ -390,7 +426,7 @@ class RunConfig(ChatSettings, ImageSettings, LimitSettings, EndpointSettings, Ru
 
     @model_validator(mode="after")
     def _one_place_for_limits(self) -> Self:
-        """A limit beside the entries could mean each of them or their sum: a surprise on the invoice."""
+        """A limit outside the entries is ambiguous: it could apply to each of them or to their sum."""
         given = [n for n in _OF_AN_ENDPOINT if getattr(self, n) != RunConfig.model_fields[n].get_default()]
         if self.endpoint and given:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
@@ -407,7 +443,7 @@ class RunConfig(ChatSettings, ImageSettings, LimitSettings, EndpointSettings, Ru
         return self
 
     def endpoints(self) -> tuple[EndpointEntry, ...]:
-        """Who is asked, at least one, with what an entry leaves out filled in from the run."""
+        """The endpoints of the run, at least one. An entry without a model gets the model of the run."""
         if not self.endpoint:
             return (EndpointEntry(**{name: getattr(self, name) for name in ("model", *_OF_AN_ENDPOINT)}),)
         return tuple(
@@ -421,16 +457,16 @@ class RunConfig(ChatSettings, ImageSettings, LimitSettings, EndpointSettings, Ru
         return self.model_dump(mode="json", include=names, exclude_none=True)
 
     def other_settings(self) -> dict[str, Any]:
-        """The rest, JSON-ready, without addresses: one may hold a token."""
+        """All other settings, JSON-ready, without addresses: an address may hold a token."""
         exclude: dict[str, Any] = {"base_url": True, "endpoint": {"__all__": {"base_url"}}}
         exclude |= dict.fromkeys(self.answer_settings(), True)
         return self.model_dump(mode="json", exclude=exclude, exclude_none=True)
 
 
 GROUPS: tuple[tuple[str, type[Group]], ...] = (
-    ("what is asked", ChatSettings),
-    ("pictures", ImageSettings),
-    ("limits", LimitSettings),
+    ("request", ChatSettings),
+    ("images", ImageSettings),
+    ("limits, retries, budgets", LimitSettings),
     ("endpoint", EndpointSettings),
     ("run", RunSettings),
 )

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..nouns.config import Price, PriceTable
 from ..nouns.money import DOLLARS
 from ..nouns.rows import Usage
+
+if TYPE_CHECKING:  # `status` needs no settings, and starts without pydantic
+    from ..nouns.config import Price, PriceTable
 
 _MILLION = Decimal(1_000_000)
 MOST_DOLLARS = 1_000_000  # for one answer; more is a garbled usage
@@ -87,6 +89,8 @@ class PriceBook:
     """
 
     def __init__(self, table: PriceTable | None = None, day: datetime | None = None) -> None:
+        from ..nouns.config import PriceTable  # noqa: PLC0415
+
         self._table = table or PriceTable()
         self._day = day or datetime.now(UTC)
         self._rates: dict[str, Rates | None] = {}

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from captionmill.nouns.config import API_ORDER, ChatSettings
 from captionmill.nouns.rows import Row, Usage
+from captionmill.rules.backoff import Backoff
 from captionmill.rules.request import RequestBuilder
 from captionmill.rules.tokens import TokenEstimator, text_tokens
 from hypothesis import given

@@ -264,7 +264,7 @@ def test_a_row_that_changed_under_its_id_is_said(tmp_path):
             (tmp_path / "m.csv").write_text(f"id,image\nA,p/{image}.png\n")
             done = captionmill("caption", "m.csv", *MODEL, base_url=url, cwd=tmp_path)
     assert done.returncode == 0
-    assert "1 rows ask something else now than when they were answered" in done.stderr
+    assert "1 rows changed since they were answered" in done.stderr
     assert "(A)" in done.stderr
 
 
