@@ -95,7 +95,7 @@ def test_nor_with_two_endpoints_and_a_stop(seed, cents, stop_after_seconds, is_i
     chats, limits = (Spender(seed), Spender(seed + 1)), LimitSettings(concurrency=5)
     budget = Budget(Decimal(cents) / 100, None, None, Spending(usd=Decimal(0)))
 
-    def endpoint(number: int):
+    def numbered(number: int):
         per_token = Decimal(number + 1) / 1000
         return endpoint(
             chats[number], limits, name=f"e{number}",
@@ -103,7 +103,7 @@ def test_nor_with_two_endpoints_and_a_stop(seed, cents, stop_after_seconds, is_i
             price=lambda reply: reply.usage.total_tokens * per_token,
         )  # fmt: skip
 
-    bench = Bench([endpoint(0), endpoint(1)], 60, budget=budget)
+    bench = Bench([numbered(0), numbered(1)], 60, budget=budget)
 
     async def go():
         loop = asyncio.get_running_loop()
@@ -118,7 +118,7 @@ def test_nor_with_two_endpoints_and_a_stop(seed, cents, stop_after_seconds, is_i
     assert billed <= budget.usd
     assert budget.spent.usd >= billed
     assert budget.held_back == Spending(usd=Decimal(0))
-    assert not budget.has_requests_out
+    assert not budget.has_requests_in_flight
 
 
 @settings(max_examples=30, deadline=None)
