@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ..nouns.errors import RowError
+from ..nouns.image_path import is_remote
 from ..nouns.rows import Prepared, Row
 from .prepare import Fetched, PicturePreparer
-from .remote import RemotePictures, is_url
+from .remote import RemotePictures
 
 _SHARED_HOP_SECONDS = 0.01
 _ROWS_DOWNLOADED_AT_ONCE = 32
@@ -45,7 +46,7 @@ class PicturePool:
         if self._remote is None:
             return await loop.run_in_executor(self._executor, self._prepare_some, rows, None)
         rows = rows[:1]  # one waits for its own download, not for its neighbour's
-        fetched = await self._remote.fetch_all([path for path in rows[0].paths if is_url(path)])
+        fetched = await self._remote.fetch_all([path for path in rows[0].paths if is_remote(path)])
         return await loop.run_in_executor(self._executor, self._prepare_some, rows, fetched)
 
     def _prepare_some(self, rows: Sequence[Row], fetched: Fetched | None) -> list[Prepared]:

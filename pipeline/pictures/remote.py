@@ -29,10 +29,6 @@ _AT_ONE_HOST = 8
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
-def is_url(path: str) -> bool:
-    return path.lower().startswith(("http://", "https://"))
-
-
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the internet's, also where an IPv6 address wraps an IPv4 one."""
     ip = ipaddress.ip_address(address.partition("%")[0])

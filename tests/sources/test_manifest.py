@@ -86,7 +86,7 @@ def test_a_name_in_an_unknown_encoding(tmp_path):
 def test_a_folder_without_pictures(tmp_path):
     """An empty source is an error that says what was found instead."""
     write(tmp_path / "a.txt", "x")
-    assert "no pictures in it (1 other files)" in complaint(tmp_path)
+    assert "no images in it (1 other files)" in complaint(tmp_path)
 
 
 def test_a_source_that_is_not_there(tmp_path):
@@ -194,7 +194,7 @@ def test_one_id_for_two_contents(tmp_path):
         ("m.csv", "", "m.csv: empty"),
         ("m.csv", "image\n", "no rows"),
         ("m.csv", "id,text\n1,x\n", "m.csv: no image column; one of image, images, file_name, path"),
-        ("m.csv", "image,image\na,b\n", "the column image stands twice"),
+        ("m.csv", "image,image\na,b\n", "two columns are called image"),
         ("m.csv", "id,image\n1,a.jpg\n2,b.jpg,c\n", "m.csv:3: 3 fields, but the header names 2 columns"),
         ("m.csv", "id,image\n1,\n", "m.csv:2: the image is empty"),
         ("m.csv", "id,image\n,a.jpg\n", "m.csv:2: the `id` is empty"),
