@@ -19,8 +19,9 @@ from PIL import Image, ImageChops, UnidentifiedImageError
 
 from ..nouns.errors import RowError
 from . import colour
-from .header import PNG_SIGNATURE, Header, is_heif
+from .header import Header, is_heif
 from .metadata import without_metadata
+from .segments import PNG_SIGNATURE
 
 # What may be opened: every raster format that Pillow reads itself. Not EPS and WMF, which run other
 # programs, nor those that are mere names for a plugin somebody may have installed.

@@ -17,12 +17,12 @@ from .decode import (
     orientation_of,
 )
 from .files import read_ends, read_file, read_tail
-from .header import PNG_SIGNATURE, read_header
+from .header import read_header
+from .segments import JPEG_END, JPEG_SIGNATURE, PNG_SIGNATURE
 
 _FIRST_BYTES = (16_384, 262_144)  # a camera's preview may stand before the size
-_JPEG_SIGNATURE = b"\xff\xd8\xff"
 _LAST_BYTES = 65_536
-_ENDS = {"jpeg": b"\xff\xd9", "png": b"\x60\x82"}
+_ENDS = {"jpeg": JPEG_END, "png": b"\x60\x82"}
 _BYTES_A_PIXEL = 0.2  # of a photo as JPEG of quality 85, about
 
 
@@ -78,7 +78,7 @@ def measure(path: str, frame: Frame) -> Measured:
             # of a PNG only its whole would tell
             is_plain = header.is_plain if is_jpeg or size <= first_bytes else True
             return Measured(header.width, header.height, header.orientation, is_jpeg, is_plain, size)
-        if not data.startswith((_JPEG_SIGNATURE, PNG_SIGNATURE)):
+        if not data.startswith((JPEG_SIGNATURE, PNG_SIGNATURE)):
             break
     with opened(path, read_file(path), frame) as image:
         return Measured(*image.size, orientation_of(image), image.format in JPEG_FORMATS, False, size)
@@ -86,7 +86,7 @@ def measure(path: str, frame: Frame) -> Measured:
 
 def _ends_before_its_end(path: str, size: int) -> bool:
     """Phones hang things on behind a JPEG's end mark. In a small file the mark may be that of a preview."""
-    return size > 4 * _LAST_BYTES and _ENDS["jpeg"] in read_tail(path, _LAST_BYTES)
+    return size > 4 * _LAST_BYTES and JPEG_END in read_tail(path, _LAST_BYTES)
 
 
 def _check_whole(path: str, frame: Frame) -> None:
