@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from captionmill.nouns.errors import UsageError
-from captionmill.pages.gallery import ROWS_A_PAGE, View, write_gallery
+from captionmill.pages.gallery import write_gallery
+from captionmill.pages.selection import ROWS_A_PAGE, View
 from captionmill.store.folder import RunFolder
 
 from . import exit_codes

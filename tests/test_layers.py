@@ -30,10 +30,10 @@ ROOMS = {
     "genai_prices": {"rules.prices"},
     "jinja2": {"pages.html"},
     "matplotlib": {"pages.plots"},
-    "pyarrow": {"store.parts", "sources.parquet_file", "pages.gallery"}
+    "pyarrow": {"store.parts", "sources.parquet_file", "pages.selection", "pages.paging"}
     | {f"accounts.{room}" for room in ("dataset", "spent", "report", "grouping", "anomalies")},
     "fcntl": {"store.folder"},
-    "numpy": {"pictures.metadata", "pictures.decode", "sources.manifest", "pages.gallery"}
+    "numpy": {"pictures.metadata", "pictures.decode", "sources.manifest", "pages.selection", "pages.paging"}
     | {f"accounts.{room}" for room in ("histogram", "report", "anomalies")},
     "pybase64": {"pictures.prepare"},
     "tqdm": set(),

@@ -5,24 +5,20 @@ Everything from a manifest or a server is escaped by the template; the charts ar
 
 from __future__ import annotations
 
-import base64
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..accounts.report import Line, Place, Report, read_rows
-from ..nouns.config import IMAGE_DEFAULTS
-from ..nouns.errors import RowError
+from ..accounts.report import Line, Report, read_rows
+from ..accounts.run_images import RunImages
 from ..nouns.money import DOLLARS
 from ..store.folder import RunFolder, utc_now
 from . import html, plots
-from .thumbnail import thumbnail
+from .thumbnails import data_url
 
 _MOST_LINES = 200
 _MOST_POINTS = 240  # of a line: more are not seen
 _BARS = 24
-_THUMBNAIL_SIDE_PX = 320
 _ROW_COLUMNS = ("id", "image", "content", "refusal", "cost_usd", "prompt_tokens", "completion_tokens")
 
 
@@ -116,22 +112,8 @@ def _distributions(report: Report) -> list[Chart]:
 def _dearest(report: Report) -> list[dict[str, Any]]:
     rows = []
     for place in report.dearest:
+        images = RunImages.of_run(place.folder.read_run())
         for row in read_rows([place], _ROW_COLUMNS):
-            rows.append(row | {"thumbnail": _thumbnail(place, row["image"])})
+            picture = data_url(images, row["image"][0]) if row["image"] else None
+            rows.append(row | {"thumbnail": picture})
     return rows
-
-
-def _thumbnail(place: Place, images: list[str] | None) -> str | None:
-    """Inside the page itself; None where the picture cannot be read any more."""
-    run = place.folder.read_run()
-    pictures = IMAGE_DEFAULTS | run["answer_settings"]
-    source = Path(run["source"])
-    base = source if source.is_dir() else source.parent
-    if not images or "://" in images[0]:
-        return None
-    try:
-        path = os.path.join(base, images[0])  # noqa: PTH118  an absolute path stays as it is
-        data = thumbnail(path, _THUMBNAIL_SIDE_PX, pictures["frame"], pictures["background"])
-    except RowError:
-        return None
-    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"

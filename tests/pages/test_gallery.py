@@ -14,8 +14,9 @@ from bench import write
 from browser import DESKTOP, PHONE
 from captionmill.nouns.errors import UsageError
 from captionmill.nouns.rows import Choice, Failure, Outcome, Reply, Row, Usage
-from captionmill.pages import gallery
-from captionmill.pages.gallery import View, write_gallery
+from captionmill.pages import paging, selection
+from captionmill.pages.gallery import write_gallery
+from captionmill.pages.selection import View
 from captionmill.store import parts
 from captionmill.store.folder import RunFolder
 from captionmill.store.journal import Entry, Journal
@@ -208,8 +209,8 @@ def test_the_search_box(odd, page):
 
 def test_many_failed_rows_and_any_order(pictures, monkeypatch):
     """More than fit into one portion are kept on disk meanwhile; pages that are fetched together come in their order."""
-    monkeypatch.setattr(gallery, "_RECORDS_A_SOURCE", 3)
-    monkeypatch.setattr(gallery, "_ROWS_FETCHED", 4)
+    monkeypatch.setattr(selection, "_RECORDS_A_SOURCE", 3)
+    monkeypatch.setattr(paging, "_ROWS_FETCHED", 4)
     folder = run_of(pictures, [*(answered(n) for n in range(9)), *(failure(n) for n in range(9, 18))])
     write_gallery(folder, View(rows_a_page=2, sort="cost"))
     pages = [f"page-{n}.html" for n in range(2, 10)]
