@@ -25,7 +25,7 @@ from .prompt import PromptTemplate
 from .record import Reader, Record
 from .rows import LocatedRow, RowBuilder
 
-READERS: Mapping[str, Reader] = {
+READERS: dict[str, Reader] = {  # by lower-case extension
     ".csv": read_csv,
     ".jsonl": read_jsonl,
     ".ndjson": read_jsonl,

@@ -151,6 +151,17 @@ def test_thumbnails_are_made_once(odd, pictures):
     assert sum(p.stat().st_mtime_ns != at for p, at in thumbnails.items()) == 1
 
 
+def test_thumbnails_show_the_file_that_was_sent(pictures):
+    """A path with .. is read as the run read it: as text, or with --allow-outside as the operating system does."""
+    (pictures.parent / "elsewhere/inner").mkdir(parents=True)
+    (pictures / "link").symlink_to(pictures.parent / "elsewhere/inner")
+    for allow_outside in (False, True):
+        settings = {"other_settings": {"allow_outside": allow_outside}}
+        folder = run_of(pictures, [answered(0, row=row(0, ("link/../0.png",)))], **settings)
+        write_gallery(folder)
+        assert ("no picture<" in (folder.gallery / "index.html").read_text()) is allow_outside
+
+
 def test_what_is_no_view(tmp_path):
     """An unknown column or order: exit 2, with what there is."""
     with pytest.raises(UsageError, match=r"--filter colour=.*finish_reason"):

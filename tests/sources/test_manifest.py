@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from captionmill.nouns.errors import UsageError
-from captionmill.sources.manifest import Manifest
+from captionmill.sources.manifest import READERS, Manifest
+from captionmill.sources.record import Record
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -167,7 +168,31 @@ def test_only_the_first_rows(tmp_path):
     assert [r.id for r in rows(source, limit=3)] == ["0.jpg", "1.jpg", "2.jpg"]
 
 
-# ------------------------------------------------------------------------------- ids that stand twice
+def test_a_new_format_is_one_reader(tmp_path, monkeypatch):
+    """A function from a path to records in the table of readers is all that a format needs."""
+
+    def read_list(path: Path):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            yield Record(f"{path}:{number}", {"image": line, "number": number})
+
+    monkeypatch.setitem(READERS, ".list", read_list)
+    found = rows(write(tmp_path / "m.LIST", "a.jpg\nb.jpg\n"), "number {number}")
+    assert [(r.prompt, r.paths) for r in found] == [
+        ("number 1", (str(tmp_path / "a.jpg"),)),
+        ("number 2", (str(tmp_path / "b.jpg"),)),
+    ]
+    assert ".list" in complaint(write(tmp_path / "m.xls", "x"))
+
+
+def test_columns_that_the_prompt_needs_and_rows_leave_empty(tmp_path):
+    """Counted once a row, however often the prompt names them; a row with its own prompt needs none."""
+    source = write(tmp_path / "a.csv", "image,kind,prompt\na.jpg,,\nb.jpg,cat,\nc.jpg,,own\nd.jpg,,\n")
+    survey = Manifest(source, "{kind} {kind}").survey()
+    assert survey.empty_columns == {"kind": 2}
+    assert survey.own_prompts == 1
+
+
+# ------------------------------------------------------------------------------- duplicate ids
 
 
 def test_the_same_row_twice_counts_once(tmp_path):
