@@ -1,8 +1,7 @@
 """What a file's own bytes say it is: format, size, orientation, and whether it may be sent untouched.
 
-Pure, knows no library, decodes nothing (about a microsecond a file; asking Pillow for the
-orientation of a PNG without an eXIf chunk would decode the whole picture). Formats by JPEG (T.81),
-PNG (ISO 15948) and EXIF 2.3 for tag 0x0112.
+Pure, and nothing is decoded: some microseconds a file (Pillow would decode a whole PNG to say the orientation
+of one without an eXIf chunk). Formats by ITU T.81 (JPEG), ISO 15948 (PNG) and EXIF 2.3 for tag 0x0112.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ _HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", 
 class Header:
     """format: jpeg or png. width, height: as stored, before the orientation is applied.
 
-    orientation: EXIF 1 to 8. is_plain: 8 bits a channel, grey or RGB (or an opaque palette), one
-    frame, and the structure is whole up to the end mark: every server reads it as we would, but for
-    the colours where has_profile: an ICC profile is embedded.
+    orientation: EXIF 1 to 8. is_plain: 8 bits a channel, grey or RGB (or an opaque palette), one frame, and
+    whole up to the end mark, so every server shows it as we would, except for the colours of an embedded ICC
+    profile. has_profile: whether there is one.
     """
 
     format: str
@@ -46,11 +45,12 @@ class Header:
 
     @property
     def mime(self) -> str:
+        """For a data URL."""
         return f"image/{self.format}"
 
 
 def read_header(data: bytes) -> Header | None:
-    """The header of a JPEG or PNG; None for anything else or where it makes no sense."""
+    """The header of a JPEG or PNG; None for another format and for a header that is cut or invalid."""
     try:
         if data.startswith(JPEG_SIGNATURE):
             return _jpeg(data)
@@ -62,7 +62,7 @@ def read_header(data: bytes) -> Header | None:
 
 
 def is_heif(data: bytes) -> bool:
-    """A HEIC; an AVIF may have the same general brand and says so among its compatible ones."""
+    """Whether it is HEIC. An AVIF may have the same general brand; it names itself among the compatible ones."""
     if data[4:8] != b"ftyp" or data[8:12] not in _HEIF_BRANDS:
         return False
     brands = data[16 : min(int.from_bytes(data[:4], "big"), 256)]
@@ -120,7 +120,10 @@ def _number(data: bytes, at: int) -> int:
 
 
 def exif_orientation(tiff: bytes) -> int:
-    """Tag 0x0112 of the first directory of an EXIF block; 1 where it is absent or nonsense."""
+    """Tag 0x0112 of the first directory of an EXIF block, 1 to 8; 1 where it is absent or invalid.
+
+    tiff: the block from its byte order mark.
+    """
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None:
         return 1

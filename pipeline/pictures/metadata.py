@@ -1,8 +1,7 @@
-"""A JPEG or PNG without its metadata: where and when it was taken, by whom, with what. Nothing is decoded.
+"""A JPEG or PNG without its metadata: position, time, author, camera. Nothing is decoded.
 
-Segments and chunks are left out, pixels stay as they are, bit for bit. What the colours need is kept:
-JFIF, ICC profile and Adobe's transform flag of a JPEG; gamma, chromaticities, profile of a PNG.
-Layout by ITU T.81 annex B and ISO 15948.
+Segments and chunks are left out; pixels stay as they are, bit for bit. What the colours need is kept: JFIF, ICC
+profile and Adobe's transform flag of a JPEG; gamma, chromaticities and profile of a PNG.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ Range = tuple[int, int]  # start, end
 
 
 def without_metadata(data: bytes) -> bytes | None:
-    """The same picture without EXIF, XMP, IPTC, comments and texts; the very bytes where there are none.
+    """The same picture without EXIF, XMP, IPTC, comments and texts; `data` itself where there are none.
 
-    data: a whole JPEG or PNG whose header could be read; anything else comes back as it is. None where
-    metadata may stand between or behind the scans of a JPEG: only decoding gets rid of it.
+    data: a whole JPEG or PNG whose header could be read; another format is returned as it is. None where a JPEG
+    may have metadata between or behind its scans: only decoding removes that.
     """
     if data.startswith(JPEG_SIGNATURE):
         kept = _jpeg_ranges(data)
@@ -49,7 +48,7 @@ def without_metadata(data: bytes) -> bytes | None:
 
 
 def _jpeg_ranges(data: bytes) -> list[Range] | None:
-    """What to keep; None where that cannot be told. Metadata stands before the first scan; from there on all is picture."""
+    """What to keep; None where that cannot be told. Metadata lies before the first scan, only picture from there on."""
     kept, scan = [(0, 2)], None
     for marker, start, end in jpeg_segments(data):
         if marker == START_OF_SCAN:
@@ -77,7 +76,10 @@ def _is_metadata(data: bytes, marker: int, start: int) -> bool:
 
 
 def _holds(data: bytes, start: int, end: int, ignored_bits: int, pair: bytes) -> bool:
-    """Whether two bytes stand there in a row; four times as fast as looking for them with `find`."""
+    """Whether two bytes follow each other in data[start:end]; four times as fast as `find`.
+
+    ignored_bits: of the little-endian pair, may have any value; `pair` has them set.
+    """
     wanted = int.from_bytes(pair, "little")
     for at in (start, start + 1):
         count = (end - at) // 2
@@ -95,7 +97,7 @@ def _png_ranges(data: bytes) -> list[Range]:
 
 
 def _keep(kept: list[Range], start: int, end: int) -> None:
-    """Add a range, joined to the last where it follows at once."""
+    """Add a range; joined to the last one where they touch."""
     if kept[-1][1] == start:
         kept[-1] = (kept[-1][0], end)
     else:

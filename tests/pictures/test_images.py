@@ -601,7 +601,7 @@ def test_the_same_picture_is_prepared_once(tmp_path, monkeypatch):
 
 def test_the_cache_is_bounded_and_keeps_no_failures():
     """Those used last stay; one that failed is tried again."""
-    cache = PictureCache(most_bytes=100)
+    cache = PictureCache(max_bytes=100)
     made = []
 
     def make(name: str, size: int = 40):

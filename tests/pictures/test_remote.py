@@ -109,7 +109,7 @@ def test_what_passes_is_tried_again():
 
 def test_bounds(monkeypatch):
     """Too large, empty, no end of redirects, another scheme: one message each."""
-    monkeypatch.setattr(remote, "MOST_REMOTE_BYTES", 100_000)
+    monkeypatch.setattr(remote, "MAX_REMOTE_BYTES", 100_000)
     pages = {
         "/large": (200, {}, bytes(200_000)),
         "/empty": (200, {}, b""),
@@ -126,7 +126,7 @@ def test_bounds(monkeypatch):
 
 def test_a_server_that_stands_still_is_left(monkeypatch):
     """Half a picture and no more, the connection open: three attempts, each as long as the bound."""
-    monkeypatch.setattr(remote, "SECONDS", 0.2)
+    monkeypatch.setattr(remote, "TOTAL_SECONDS", 0.2)
     half = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf"
 
     async def run() -> tuple[bytes | RowError, int]:
