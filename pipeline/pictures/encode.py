@@ -59,6 +59,11 @@ def encode(image: Image.Image, source_format: str, quality: int, max_bytes: int 
     return encoded
 
 
+def base64_size(byte_count: int) -> int:
+    """Characters of the base64 text of so many bytes, padding included."""
+    return -(-byte_count // 3) * 4
+
+
 def _shrunk(image: Image.Image, share: float, min_side: int) -> Image.Image:
     """To a little under `share` of its pixels, the long side no shorter than `min_side`."""
     scale = max(0.95 * math.sqrt(share), min_side / max(image.size))

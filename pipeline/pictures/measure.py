@@ -16,6 +16,7 @@ from .decode import (
     opened,
     orientation_of,
 )
+from .encode import base64_size
 from .files import read_ends, read_file, read_tail
 from .header import read_header
 from .segments import JPEG_END, JPEG_SIGNATURE, PNG_SIGNATURE
@@ -55,7 +56,7 @@ class Measured:
     def sent_bytes(self, bounds: PictureBounds, count: int) -> int:
         """Bytes of its base64: exact where the file is sent as it is, else an estimate. count: pictures in its row."""
         if self._is_sent_as_it_is(bounds, count):
-            return -(-self.byte_count // 3) * 4
+            return base64_size(self.byte_count)
         width, height = self.sent_size(bounds, count)
         return round(width * height * _BYTES_A_PIXEL * 4 / 3)
 

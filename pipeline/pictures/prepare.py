@@ -18,7 +18,7 @@ from ..nouns.rows import Picture, PictureBounds, Row
 from .cache import PictureCache
 from .colour import is_srgb
 from .decode import decode, embedded_profile
-from .encode import DoesNotFit, Encoded, encode
+from .encode import DoesNotFit, Encoded, base64_size, encode
 from .files import read_file
 from .header import Header, read_header
 from .metadata import without_metadata
@@ -64,7 +64,7 @@ class PicturePreparer:
         header = read_header(data)
         if header is not None and self._may_pass(header, data, count):
             sent = without_metadata(data) if self._settings.strip_metadata else data
-            if sent is not None and (max_bytes is None or _base64_bytes(len(sent)) <= max_bytes):
+            if sent is not None and (max_bytes is None or base64_size(len(sent)) <= max_bytes):
                 return _picture(Encoded(sent, header.mime, (header.width, header.height)), sha256)
         return self._cache.get(
             (sha256, count, max_bytes),
@@ -104,7 +104,7 @@ class PicturePreparer:
             )
         except DoesNotFit as error:
             raise RowError(
-                f"{path}: {_base64_bytes(error.min_bytes):,} bytes of base64 even at the smallest size and quality,"
+                f"{path}: {base64_size(error.min_bytes):,} bytes of base64 even at the smallest size and quality,"
                 f" more than {max_bytes:,} (--max-bytes, --max-request-bytes)",
                 kind="image_too_large",
             ) from None
@@ -132,10 +132,6 @@ def _on_canvas(image: Image.Image, size: tuple[int, int], background: str) -> Im
     canvas = Image.new("RGB", size, background)
     canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
     return canvas
-
-
-def _base64_bytes(byte_count: int) -> int:
-    return -(-byte_count // 3) * 4
 
 
 def _share(sizes: list[int], max_bytes: int) -> int:
