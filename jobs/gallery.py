@@ -55,7 +55,8 @@ def _parser() -> Parser:
 
 
 def _write(arguments: Namespace) -> int:
-    from captionmill.pages.gallery import View, write_gallery
+    from captionmill.pages.gallery import write_gallery
+    from captionmill.pages.selection import View
     from captionmill.store.folder import RunFolder
 
     raise_interrupts()

@@ -166,7 +166,7 @@ def _spread_table(report: Report) -> list[str]:
     rows = [titles]
     for name, spread in report.spreads.items():
         if spread.count:
-            figures = (spread.mean, *(spread.percentile(p) for p in _PERCENTILES), spread.most)
+            figures = (spread.mean, *(spread.percentile(p) for p in _PERCENTILES), spread.maximum)
             rows.append((_SPREAD_TITLES[name], *(_figure(name, figure) for figure in figures)))
     return as_lines(rows) if len(rows) > 1 else []
 
@@ -270,7 +270,7 @@ def _line_as_json(line: Line) -> dict[str, Any]:
 
 def _spread_as_json(report: Report, name: str) -> dict[str, float]:
     spread = report.spreads[name]
-    return {"average": spread.mean, "most": spread.most} | {
+    return {"average": spread.mean, "most": spread.maximum} | {
         f"p{percent}": spread.percentile(percent) for percent in _PERCENTILES
     }
 

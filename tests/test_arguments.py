@@ -15,7 +15,7 @@ from captionmill.jobs.gallery import ROWS_PER_PAGE
 from captionmill.jobs.parser import Parser
 from captionmill.nouns.config import RunConfig
 from captionmill.nouns.errors import UsageError
-from captionmill.pages.gallery import View
+from captionmill.pages.selection import View
 from commands import captionmill, draw_pictures, environment
 
 

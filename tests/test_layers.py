@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "accounts": {"nouns", "rules", "vision", "edges", "sources", "pictures", "store", "accounts"},
     "pages": {"nouns", "pictures", "store", "accounts", "pages"},
     "wiring": {"nouns", "rules", "vision", "edges", "sources", "pictures", "store", "accounts", "wiring"},
-    "builtin": {"nouns", "pictures", "vision", "builtin"},
+    "builtin": {"rules", "vision", "builtin"},
 }
 # the files that may see an outside library
 ROOMS = {
@@ -30,10 +30,10 @@ ROOMS = {
     "genai_prices": {"rules.prices"},
     "jinja2": {"pages.html"},
     "matplotlib": {"pages.plots"},
-    "pyarrow": {"store.parts", "sources.manifest", "pages.gallery"}
+    "pyarrow": {"store.parts", "sources.parquet_file", "pages.selection", "pages.paging"}
     | {f"accounts.{room}" for room in ("dataset", "spent", "report", "grouping", "anomalies")},
     "fcntl": {"store.folder"},
-    "numpy": {"pictures.metadata", "pictures.decode", "sources.manifest", "pages.gallery"}
+    "numpy": {"pictures.metadata", "pictures.decode", "sources.manifest", "pages.selection", "pages.paging"}
     | {f"accounts.{room}" for room in ("histogram", "report", "anomalies")},
     "pybase64": {"pictures.prepare"},
     "tqdm": set(),
@@ -61,7 +61,7 @@ def imports(name: str, tree: ast.Module) -> list[tuple[int, str]]:
             base = package[: len(package) - (node.level - 1)]
             inner = [*base, *([node.module] if node.module else [])]
             names = [".".join([*inner, a.name]) for a in node.names] if not node.module else [".".join(inner)]
-            found += [(node.lineno, f"pipeline.{n}") for n in names]
+            found += [(node.lineno, f"captionmill.{n}") for n in names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.append((node.lineno, node.module.split(".")[0]))
     return found

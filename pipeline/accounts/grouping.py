@@ -16,7 +16,11 @@ _EXTRA = "extra."
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """name: as the user gave it. columns: of the dataset. of: a table with them -> one text a row, null where there is none."""
+    """One thing to group by.
+
+    name: as the user gave it. columns: of the dataset, that it needs. of: a table with them -> one text a row, null
+    where the row has none.
+    """
 
     name: str
     columns: tuple[str, ...]
@@ -24,19 +28,19 @@ class Key:
 
 
 def _model(table: pa.Table) -> pa.ChunkedArray:
-    """As the answer has it; the model that was asked where none came, or it does not say."""
+    """The model that the answer names; the requested one where there is no answer, or it names none."""
     return pc.coalesce(table["model"], table["model_requested"])
 
 
 def _folder(table: pa.Table) -> pa.ChunkedArray:
-    """Of the row's first picture, as the manifest gives it; . for none."""
+    """The folder of the row's first image as the manifest gives it; "." where it has none."""
     images = pc.if_else(pc.greater(pc.list_value_length(table["image"]), 0), table["image"], None)
     folder = pc.replace_substring_regex(pc.list_element(images, 0), r"/?[^/]*$", "")
     return pc.if_else(pc.equal(folder, ""), ".", folder)
 
 
 def _day(table: pa.Table) -> pa.ChunkedArray:
-    """On which it ended, UTC."""
+    """The day on which the row ended, UTC."""
     return pc.strftime(table["finished_at"], format="%Y-%m-%d")
 
 
@@ -73,7 +77,7 @@ _KEYS = {
 
 
 def keys(names: Sequence[str]) -> list[Key]:
-    """The keys of these names. Raises UsageError for one that there is none of."""
+    """The keys of these names, as in `--by`. Raises UsageError for an unknown name."""
     found = []
     for name in names:
         if name.startswith(_EXTRA) and len(name) > len(_EXTRA):

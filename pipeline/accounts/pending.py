@@ -10,6 +10,7 @@ from itertools import islice
 
 from ..nouns.config import RunConfig
 from ..nouns.errors import RowError
+from ..nouns.image_path import is_remote
 from ..nouns.rows import Row
 from ..pictures.measure import Measured, measure
 from ..sources.manifest import Manifest
@@ -77,7 +78,7 @@ def look(left: PendingRows, count: int, config: RunConfig, sample: int | None) -
 def _measure_rows(rows: list[Row], config: RunConfig) -> Looked:
     looked: Looked = []
     for row in rows:
-        if any("://" in path for path in row.paths):
+        if any(map(is_remote, row.paths)):
             looked.append((row, None))
             continue
         try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..rules.tokens import text_tokens
 from ..vision.models import vision_model
-from .describer import Measured, describe, measure
+from .describer import PictureFacts, describe, measure
 
 DEFAULT_ANSWER_TOKENS = 300
 _DATA_URL = re.compile(r"data:(image/[a-z+.-]+);base64,")
@@ -80,7 +80,7 @@ def read_question(raw: bytes) -> Question:
     )
 
 
-def prompt_tokens(question: Question, measured: tuple[Measured, ...]) -> int:
+def prompt_tokens(question: Question, measured: tuple[PictureFacts, ...]) -> int:
     """What the model that is asked for would count: pictures by its family's formula."""
     family = vision_model(question.model).family
     sizes = zip(measured, question.pictures, strict=True)
@@ -88,7 +88,7 @@ def prompt_tokens(question: Question, measured: tuple[Measured, ...]) -> int:
     return pictures + text_tokens(question.text)
 
 
-def look(question: Question) -> tuple[Measured, ...]:
+def look(question: Question) -> tuple[PictureFacts, ...]:
     """Decode and measure the pictures. Raises BadRequest for what is none, or of another type than declared."""
     found = []
     for mime, data, _ in question.pictures:
@@ -105,7 +105,9 @@ def look(question: Question) -> tuple[Measured, ...]:
     return tuple(found)
 
 
-def answer(question: Question, measured: tuple[Measured, ...], created: int, number: int) -> dict[str, Any]:
+def answer(
+    question: Question, measured: tuple[PictureFacts, ...], created: int, number: int
+) -> dict[str, Any]:
     """The completion. created: Unix seconds. number: of the answer, for its id."""
     choices = [_choice(question, measured, index) for index in range(question.n)]
     prompt = prompt_tokens(question, measured)
@@ -204,7 +206,7 @@ def _forced_tool(body: dict[str, Any]) -> dict[str, Any] | None:
 # ------------------------------------------------------------------------------- the answer
 
 
-def _choice(question: Question, measured: tuple[Measured, ...], index: int) -> tuple[dict[str, Any], int]:
+def _choice(question: Question, measured: tuple[PictureFacts, ...], index: int) -> tuple[dict[str, Any], int]:
     message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
     if question.tool is not None:
         arguments = json.dumps(_fill(question.tool.get("parameters") or {}, measured, index))
@@ -225,7 +227,7 @@ def _as_choice(index: int, message: dict[str, Any], finish: str) -> dict[str, An
     return {"index": index, "message": message, "logprobs": None, "finish_reason": finish}
 
 
-def _text(question: Question, measured: tuple[Measured, ...], index: int) -> str:
+def _text(question: Question, measured: tuple[PictureFacts, ...], index: int) -> str:
     wanted = question.response_format or {}
     if wanted.get("type") == "json_object":
         return json.dumps({"pictures": [m.facts() for m in measured]})
@@ -249,7 +251,7 @@ def _cut(text: str, question: Question) -> tuple[str, str]:
     return text, "stop"
 
 
-def _fill(schema: dict[str, Any], measured: tuple[Measured, ...], variant: int) -> Any:
+def _fill(schema: dict[str, Any], measured: tuple[PictureFacts, ...], variant: int) -> Any:
     """A value that fits a JSON schema, plainly: descriptions for text, measurements where a name asks for one."""
     if "enum" in schema:
         return schema["enum"][0]

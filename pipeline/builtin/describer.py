@@ -23,7 +23,7 @@ _COLOURS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class PictureFacts:
     """width, height in pixels. brightness, contrast: 0 to 255 (mean and deviation of the luminance)."""
 
     format: str
@@ -44,7 +44,7 @@ class Measured:
         return asdict(self) | {"shape": self.shape}
 
 
-def measure(data: bytes) -> Measured:
+def measure(data: bytes) -> PictureFacts:
     """Decode a picture and measure it. Raises ValueError for what is no whole picture."""
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "GIF", "WEBP")) as image:
@@ -58,7 +58,7 @@ def measure(data: bytes) -> Measured:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(str(error)) from error
     luminance = ImageStat.Stat(sample.convert("L"))
-    return Measured(
+    return PictureFacts(
         format_name,
         width,
         height,
@@ -68,7 +68,7 @@ def measure(data: bytes) -> Measured:
     )
 
 
-def describe(measured: Measured, variant: int = 0) -> str:
+def describe(measured: PictureFacts, variant: int = 0) -> str:
     """The measurements in words. variant: another order of the same facts, for n > 1."""
     m = measured
     facts = [

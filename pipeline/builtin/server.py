@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from .completions import BadRequest, Question, answer, look, prompt_tokens, read_question
-from .describer import Measured
+from .describer import PictureFacts
 
 T = TypeVar("T")
 
@@ -178,7 +178,7 @@ class BuiltinEndpoint:
         message = "Incorrect API key provided." if key else "You didn't provide an API key."
         return _error(401, message, "invalid_request_error", "invalid_api_key")
 
-    def _charge(self, question: Question, measured: tuple[Measured, ...]) -> web.Response | None:
+    def _charge(self, question: Question, measured: tuple[PictureFacts, ...]) -> web.Response | None:
         """Take what the request needs at arrival, max_tokens included, or refuse with a 429."""
         now = time.monotonic()
         needs = {"tokens": prompt_tokens(question, measured) + question.answer_tokens, "requests": 1}

@@ -1,4 +1,4 @@
-"""The bytes of a picture's file, read without waiting on what is no file."""
+"""The bytes of a picture's file. Never waits on a pipe or a device."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from collections.abc import Iterator
 
 from ..nouns.errors import RowError, disk_error
 
-MOST_FILE_BYTES = 512 * 2**20
+MAX_FILE_BYTES = 512 * 2**20
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 def read_file(path: str) -> bytes:
     """The whole file.
 
-    Raises RowError where there is none, it is a pipe or a device, or changes while it is read; RunError where
-    this process may open no more files.
+    Raises RowError where there is no regular file, or it is empty, too large, or changes while it is read;
+    RunError where this process may open no more files.
     """
     with _opened(path) as (file, before):
         data = file.readall()
         after = os.fstat(file.fileno())
     if after.st_mtime_ns != before.st_mtime_ns or after.st_size != len(data):
         raise RowError(
-            f"{path}: changed while it was read; --retry-failed image_changing when it is whole",
+            f"{path}: changed while it was read; once it is complete, retry it with --retry-failed image_changing",
             kind="image_changing",
         )
     if not data:
@@ -64,9 +64,9 @@ def _opened(path: str) -> Iterator[tuple[io.FileIO, os.stat_result]]:
             info = os.fstat(descriptor)
             if not stat.S_ISREG(info.st_mode):
                 raise RowError(f"{path}: not a regular file", kind="image_unreadable")
-            if info.st_size > MOST_FILE_BYTES:
+            if info.st_size > MAX_FILE_BYTES:
                 raise RowError(
-                    f"{path}: {info.st_size:,} bytes, more than {MOST_FILE_BYTES:,}", kind="image_too_large"
+                    f"{path}: {info.st_size:,} bytes, more than {MAX_FILE_BYTES:,}", kind="image_too_large"
                 )
             yield file, info
     except FileNotFoundError as error:
@@ -75,7 +75,7 @@ def _opened(path: str) -> Iterator[tuple[io.FileIO, os.stat_result]]:
         if isinstance(error, OSError) and error.errno in (
             errno.EMFILE,
             errno.ENFILE,
-        ):  # no fault of the picture
+        ):  # the process is out of descriptors; the picture is fine
             raise disk_error(path, "read", error) from error
         reason = getattr(error, "strerror", None) or error
         raise RowError(f"{path}: cannot be read ({reason})", kind="image_unreadable") from error

@@ -9,18 +9,19 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ..nouns.errors import RowError
+from ..nouns.image_path import is_remote
 from ..nouns.rows import Prepared, Row
 from .prepare import Fetched, PicturePreparer
-from .remote import RemotePictures, is_url
+from .remote import RemotePictures
 
 _SHARED_HOP_SECONDS = 0.01
 _ROWS_DOWNLOADED_AT_ONCE = 32
 
 
 class PicturePool:
-    """Prepares rows.
+    """Prepares the pictures of rows in threads.
 
-    remote: gets the pictures that are URLs; None where there are none. threads: None means one a core.
+    remote: downloads the pictures that are URLs; None where there are none. threads: None means one per core.
     """
 
     def __init__(
@@ -33,19 +34,20 @@ class PicturePool:
 
     @property
     def calls_at_once(self) -> int:
-        """How many calls of `prepare` keep it busy: one more than threads, or enough that downloads overlap."""
+        """How many concurrent calls of `prepare` keep it busy: one more than threads, or enough for downloads to overlap."""
         return self._threads + 1 if self._remote is None else _ROWS_DOWNLOADED_AT_ONCE
 
     async def prepare(self, rows: Sequence[Row]) -> list[Prepared]:
-        """The pictures of the first of `rows`, as many as take about 10 ms; at least one row's.
+        """The first of `rows` with their pictures: as many as take about 10 ms, at least one.
 
-        A hop to a thread and back costs as much as a small picture itself, so small ones share it.
+        A hop to a thread and back costs as much as a small picture, so several small ones share one hop. A row
+        whose picture cannot be read comes with its RowError.
         """
         loop = asyncio.get_running_loop()
         if self._remote is None:
             return await loop.run_in_executor(self._executor, self._prepare_some, rows, None)
-        rows = rows[:1]  # one waits for its own download, not for its neighbour's
-        fetched = await self._remote.fetch_all([path for path in rows[0].paths if is_url(path)])
+        rows = rows[:1]  # a row waits for its own download only
+        fetched = await self._remote.fetch_all([path for path in rows[0].paths if is_remote(path)])
         return await loop.run_in_executor(self._executor, self._prepare_some, rows, fetched)
 
     def _prepare_some(self, rows: Sequence[Row], fetched: Fetched | None) -> list[Prepared]:
@@ -63,4 +65,5 @@ class PicturePool:
         return done
 
     def close(self) -> None:
-        self._executor.shutdown(wait=False, cancel_futures=True)  # a large picture must not hold up a stop
+        """Stop the threads without waiting for the picture that one may be preparing."""
+        self._executor.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Settings and model -> the size in which a picture is sent, and what it may weigh. Pure."""
+"""Settings and model -> the size in which a picture is sent, and how many bytes it may have. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .models import BOUNDS, Bounds, VisionModel, vision_model
 
 
 def picture_bounds(config: RunConfig) -> PictureBounds:
-    """What a run does to its pictures, by its model; endpoints with other names for it get the same pictures."""
+    """The bounds of a run's pictures, by its model. Endpoints that call the model otherwise get the same pictures."""
     own = PictureBounds(
         fit=lambda width, height, count: _within_settings(width, height, config),  # noqa: ARG005
         base64_bytes=config.max_bytes,
@@ -47,9 +47,9 @@ def _fit(width: int, height: int, count: int, config: RunConfig, model: VisionMo
 
 
 def _canvas(width: int, height: int, bounds: Bounds) -> Size:
-    """The picture with the border that a provider needs about it: a strip is no picture to some."""
-    width, height = max(width, bounds.least_side), max(height, bounds.least_side)
+    """The size with the border that a provider needs around a narrow strip, which some refuse."""
+    width, height = max(width, bounds.min_side), max(height, bounds.min_side)
     if bounds.ratio:
-        least = -(-max(width, height) // bounds.ratio)
-        width, height = max(width, least), max(height, least)
+        shortest = -(-max(width, height) // bounds.ratio)
+        width, height = max(width, shortest), max(height, shortest)
     return width, height

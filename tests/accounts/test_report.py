@@ -189,15 +189,15 @@ def test_percentiles_are_within_two_per_cent(values, percent):
     true = float(np.percentile(values, percent, method="inverted_cdf"))
     assert spread.percentile(percent) == pytest.approx(true, rel=0.02, abs=2e-9)
     assert spread.mean == pytest.approx(np.mean(values))
-    assert (spread.least, spread.most) == (min(values), max(values))
-    assert sum(count for _, _, count in spread.columns(24)) == len(values)
+    assert (spread.minimum, spread.maximum) == (min(values), max(values))
+    assert sum(count for _, _, count in spread.bars(24)) == len(values)
 
 
 def test_what_is_no_number_is_left_out():
     """Null is no value, and nothing at all has neither percentile nor bars."""
     spread = Histogram()
     spread.add(np.array([np.nan]))
-    assert (spread.count, spread.percentile(50), spread.mean, spread.columns(5)) == (0, 0.0, 0.0, [])
+    assert (spread.count, spread.percentile(50), spread.mean, spread.bars(5)) == (0, 0.0, 0.0, [])
 
 
 # ------------------------------------------------------------------------------- the command
