@@ -40,25 +40,6 @@ from .open_files import make_room
 from .output import silence
 from .signals import leave_at_once, on_signals
 
-# what to do about it, by the kind of the error that stopped a run
-HINTS = {
-    "bad_key": "check the key in the variable {key_env}; it was refused by {endpoint}",
-    "no_permission": "this key may not use model or endpoint: {endpoint}",
-    "no_quota": "no money is left for the key in {key_env} at {endpoint}",
-    "model_not_found": "check --model and the address {endpoint}",
-    "wrong_address": "check the address: {endpoint}",
-    "cannot_connect": "check the network and the address {endpoint}",
-    "tls": "check the address {endpoint} and this machine's clock; for an authority of your own, name the file with its"
-    " certificate in the variable SSL_CERT_FILE",
-    "disk": "make room on the disk",
-    "budget": "go on with a larger budget, or look at what there is: captionmill report {run}",
-    "no_access": "give this user the right to write into {run}",
-    "folder_gone": "put {run} back, or begin anew with another -o",
-    "usage_anomaly": "ask another endpoint or model in a new -o, or go on with --on-usage-anomaly warn; the answers that"
-    " showed it are kept",
-    "open_files": "raise the limit (ulimit -n), or give a smaller --concurrency",
-}
-
 
 def main(argv: list[str]) -> int:
     """Parse, run, sum up. Raises UsageError before anything is sent."""
@@ -228,14 +209,14 @@ def _stopped(job: Job, mill: Session, stopped_by: RunError, left: int) -> int:
         _tell_hint(channel.put_aside or stopped_by, job, number)
         if channel.put_aside is None:
             break
-    when = "With a larger budget" if stopped_by.kind == "budget" else "Once that is mended,"
+    when = "With a larger budget" if stopped_by.facts.concerns == "budget" else "Once that is mended,"
     _tell(f"{left:,} rows are left; every recorded answer is saved. {when} the same command goes on")
     return exit_codes.STOPPED
 
 
 def _tell_hint(error: RunError, job: Job, number: int) -> None:
     """What to do about it. number: of the endpoint that it is about."""
-    if hint := HINTS.get(error.kind):
+    if hint := error.facts.hint:
         url, entry = job.endpoints[number].url, job.config.endpoints()[number]
         _tell("  " + hint.format(key_env=entry.api_key_env, endpoint=url.partition("?")[0], run=job.run_path))
 

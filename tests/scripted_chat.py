@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from captionmill.nouns.config import LimitSettings
-from captionmill.nouns.rows import HttpAnswer, Picture, Reply, Row, Spending, TokenEstimate
-from captionmill.rules import error_table, response
+from captionmill.nouns.rows import HttpAnswer, Picture, Row, Spending, TokenEstimate
+from captionmill.rules import response, server_hints
 from captionmill.rules.flow.breaker import CircuitBreaker
 from captionmill.rules.flow.bucket import Limiter
 from captionmill.rules.flow.concurrency import ConcurrencyController
@@ -62,14 +62,6 @@ def error(status: int, code: str, headers: dict[str, str] | None = None, message
     return HttpAnswer(status, headers or {}, json.dumps(body).encode())
 
 
-def read(answer: HttpAnswer) -> Reply:
-    """An answer as a run reads it: the reply, or the named error raised."""
-    reply = response.read_reply(answer)
-    if reply is None:
-        raise error_table.read_error(answer)
-    return reply
-
-
 def rows(count: int) -> list[Row]:
     return [Row(f"r{i:06d}", (f"{i}.jpg",), (f"/{i}.jpg",), f"[row r{i:06d}]") for i in range(count)]
 
@@ -97,8 +89,8 @@ def channel(
         "estimate": estimate,
         "build": build,
         "post": chat.post,
-        "read": read,
-        "report": error_table.limit_reports,
+        "read": response.read,
+        "report": server_hints.limit_reports,
         "learn": lambda estimate, usage: None,
         "price": lambda reply: None,
         "most": lambda estimate: Spending(1, estimate.prompt + estimate.longest_answer),

@@ -107,7 +107,7 @@ async def call(policy: AsyncRetrying, attempt: Callable[[], Awaitable[T]]) -> T:
             refusals.count += 1
             raise
         except TransientError as error:
-            refusals.empty += error.kind == "empty_answer"
+            refusals.empty += error.facts.is_asked_twice
             raise
 
     return await policy.copy()(again, refusals=_Refusals())

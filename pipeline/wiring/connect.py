@@ -11,7 +11,7 @@ from ..nouns.address import Address
 from ..nouns.config import EndpointEntry, Price, RunConfig
 from ..nouns.errors import AnswerError
 from ..nouns.rows import HttpAnswer, Picture, Reply, Row, Spending, TokenEstimate
-from ..rules import error_table, response
+from ..rules import response, server_hints
 from ..rules.flow.breaker import CircuitBreaker
 from ..rules.flow.bucket import Limiter
 from ..rules.flow.concurrency import ConcurrencyController
@@ -50,10 +50,10 @@ def connect(
             raise _scrubbed(error, endpoint) from None
 
     def read(answer: HttpAnswer) -> Reply:
-        reply = response.read_reply(answer)
-        if reply is None:
-            raise _scrubbed(error_table.read_error(answer, config.endpoint_kind), endpoint)
-        return reply
+        try:
+            return response.read(answer, config.endpoint_kind)
+        except AnswerError as error:
+            raise _scrubbed(error, endpoint) from None
 
     money = _Money(prices, model, entry.price, lambda text: tell(f"{endpoint.name}: {text}"))
 
@@ -65,7 +65,7 @@ def connect(
             build=RequestBuilder(config, model).build,
             post=post,
             read=read,
-            report=lambda answer: error_table.limit_reports(answer, config.rate_limit_headers),
+            report=lambda answer: server_hints.limit_reports(answer, config.rate_limit_headers),
             learn=estimator.learn,
             price=money.price,
             most=money.most,

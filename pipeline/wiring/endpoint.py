@@ -26,8 +26,6 @@ from ..rules.flow.concurrency import ConcurrencyController
 from ..rules.flow.discovery import RateDiscovery
 from ..rules.usage import UsageWatch
 
-OVERLOAD_KINDS = frozenset({"overloaded", "saturated", "no_channel"})
-
 
 @dataclass(frozen=True, slots=True)
 class EndpointSteps:
@@ -210,7 +208,7 @@ class Endpoint:
 
     def _may_be_precharge(self, error: AnswerError) -> bool:
         """A relay charges prompt and max_tokens ahead for all that is out, so money may be left for fewer."""
-        return error.kind == "no_quota" and error.http_status == 403 and self.health.has_answered
+        return error.facts.concerns == "credit" and error.http_status == 403 and self.health.has_answered
 
     def _ask_fewer(self, ticket: Ticket, error: AnswerError, now: float) -> bool:
         """The first time go on with a quarter of the places. True where that was done before and did not help."""
@@ -233,7 +231,7 @@ class Endpoint:
 
         Raises RunError where the endpoint is to be given up, RowError where the row is.
         """
-        is_overload = error.kind in OVERLOAD_KINDS
+        is_overload = error.facts.is_overload
         if isinstance(self.concurrency, ConcurrencyController) and is_overload:
             self.concurrency.overloaded(now)
         if self._may_be_precharge(error) and not self._ask_fewer(ticket, error, now):

@@ -44,10 +44,6 @@ _log = logging.getLogger(__name__)
 
 MOST_ROWS_AHEAD = 64
 FAILED_EXAMPLES = 5
-# refusals of a row that are about an endpoint's own bounds
-ELSEWHERE_KINDS = frozenset(
-    {"over_limit", "body_too_large", "context_too_long", "bad_request", "refused_by_relay"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,12 +282,7 @@ class Runner:
 
     def _goes_elsewhere(self, error: AnswerError, ask: Ask, channel: Endpoint) -> bool:
         """Whether what one endpoint has against a row, or the row's owner, may be nothing to another."""
-        is_of_the_endpoint = (
-            isinstance(error, AccountError)
-            or error.kind == "cannot_connect"
-            or (error.kind in ELSEWHERE_KINDS and error.http_status is not None)
-        )
-        return is_of_the_endpoint and any(
+        return error.may_be_tried_elsewhere and any(
             c is not channel and c not in ask.avoid for c in self._gate.in_service
         )
 

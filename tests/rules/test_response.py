@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from captionmill.nouns.errors import AccountError, AnswerError, RateLimited, RowError, ServerBusy
 from captionmill.nouns.rows import HttpAnswer, Reply
-from captionmill.rules import error_table, response
+from captionmill.rules import error_table, response, server_hints
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_chat import completion
@@ -17,68 +17,64 @@ STOP, PAUSE, AGAIN, FAIL = AccountError, RateLimited, ServerBusy, RowError
 
 
 def read_answer(status: int, raw: bytes, kind: str = "auto") -> Reply:
-    """As a run reads it: a reply, or the named error raised."""
-    answer = HttpAnswer(status, {}, raw)
-    reply = response.read_reply(answer)
-    if reply is None:
-        raise error_table.read_error(answer, kind)
-    return reply
+    """An answer with this body, as a run reads it."""
+    return response.read(HttpAnswer(status, {}, raw), kind)
 
 
 def body(message="", kind=None, code=None, **more):
     return {"error": {"message": message, "type": kind, "code": code} | more}
 
 
-# status, endpoint kind, body, what it is: bodies as reported from the field, shortened
+# status, endpoint kind, body, what the run does next, kind: bodies as reported from the field, shortened
 FIXTURES = [
-    (401, "auto", body("该令牌额度已用尽 (request id: 2025)", "one_api_error"), STOP),
-    (403, "auto", body("user quota is not enough (request id: 1)", "one_api_error", "insufficient_user_quota"), STOP),
-    (403, "auto", body("预扣费额度失败, 用户剩余额度: 1, 需要预扣费额度: 2", "new_api_error", "insufficient_user_quota"), STOP),
-    (429, "auto", body("当前分组上游负载已饱和，请稍后再试 (request id: 1)", "insufficient_quota", "insufficient_quota"), PAUSE),
-    (429, "auto", body("您已达到总请求数限制：1分钟内最多请求60次，包括失败次数，请检查您的请求是否正确 (request id: 1)", "new_api_error"), PAUSE),
-    (503, "auto", body("当前分组 default 下对于模型 gpt-4o 无可用渠道 (request id: 1)", "one_api_error"), AGAIN),
-    (502, "auto", body(" (request id: 1)", "upstream_error", "bad_response_status_code", param="502"), AGAIN),
-    (500, "auto", body("sensitive_words_detected (request id: 1)", "new_api_error", "sensitive_words_detected"), FAIL),
-    (429, "auto", body("You exceeded your current quota, please check", "insufficient_quota", "insufficient_quota"), STOP),
-    (429, "relay", body("You exceeded your current quota, please check", "insufficient_quota", "insufficient_quota"), PAUSE),
-    (429, "auto", body("Rate limit reached for gpt-4o on tokens per min (TPM): Limit 30000, Used 29937, Requested 385. Please try again in 644ms.", "tokens", "rate_limit_exceeded"), PAUSE),
-    (429, "auto", body("Request too large for gpt-4o on tokens per min: Limit 30000, Requested 31538.", "tokens", "rate_limit_exceeded"), FAIL),
-    (429, "auto", body("Requests to the ChatCompletions_Create Operation have exceeded token rate limit. Please retry after 37 seconds.", None, "429"), PAUSE),
-    (429, "auto", {"error": {"code": 429, "message": "You exceeded your current quota. Please retry in 46s.", "status": "RESOURCE_EXHAUSTED", "details": [{"@type": "RetryInfo", "retryDelay": "46s"}]}}, PAUSE),
-    (400, "auto", body("The response was filtered", None, "content_filter", innererror={"code": "ResponsibleAIPolicyViolation"}), FAIL),
-    (400, "auto", [{"error": {"code": 400, "message": "Request contains an invalid argument.", "status": "INVALID_ARGUMENT"}}], FAIL),
-    (400, "auto", {"object": "error", "message": "This model's maximum context length is 2048 tokens.", "type": "BadRequestError", "param": None, "code": 400}, FAIL),
-    (529, "auto", {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, AGAIN),
-    (503, "auto", {"error": "Server overloaded, please retry shortly (ref: 1)"}, AGAIN),
-    (200, "auto", body("Provider error", None, 502, metadata={"provider_name": "Anthropic", "raw": "x"}), AGAIN),
-    (200, "auto", {"id": "", "object": "chat.completion", "created": 0, "model": "", "choices": [{"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}}, AGAIN),
-    (200, "auto", {"id": "chatcmpl", "object": "chat.completion", "model": "gemini", "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}}, AGAIN),
-    (524, "auto", {"type": "https://developers.cloudflare.com/", "title": "Error 524: A timeout occurred", "status": 524, "detail": "120-second Proxy Read Timeout"}, AGAIN),
-    (401, "auto", body("Incorrect API key provided: sk-a", "invalid_request_error", "invalid_api_key"), STOP),
-    (401, "auto", body("数据库查询出错", "new_api_error"), AGAIN),
-    (404, "auto", body("The model `x` does not exist", "invalid_request_error", "model_not_found"), STOP),
-    (400, "auto", body("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.", "invalid_request_error", "unsupported_parameter"), STOP),
-    (400, "auto", body("You uploaded an unsupported image.", "invalid_request_error", "invalid_image_format"), FAIL),
-    (404, "auto", body("This model is unavailable for free. The paid version is available"), STOP),
-    (400, "auto", body("Invalid content type. image_url is only supported by certain models.", "invalid_request_error"), STOP),
-    (400, "auto", body("Invalid token id 5 in logit_bias", "invalid_request_error", "invalid_value"), FAIL),
-    (403, "auto", body("Your input was flagged", None, 403, metadata={"reasons": ["x"]}), FAIL),
-    (200, "auto", json.loads(completion("The pic")) | {"error": {"message": "Provider died", "code": 502}}, AGAIN),
-    (200, "auto", {"choices": [{"message": {"content": "The pic"}, "finish_reason": "error", "error": {"code": 502, "message": "x"}}]}, AGAIN),
-    (413, "auto", None, FAIL),
-    (301, "auto", None, STOP),
-    (500, "auto", None, AGAIN),
-    (418, "auto", None, FAIL),
+    (401, "auto", body("该令牌额度已用尽 (request id: 2025)", "one_api_error"), STOP, "no_quota"),
+    (403, "auto", body("user quota is not enough (request id: 1)", "one_api_error", "insufficient_user_quota"), STOP, "no_quota"),
+    (403, "auto", body("预扣费额度失败, 用户剩余额度: 1, 需要预扣费额度: 2", "new_api_error", "insufficient_user_quota"), STOP, "no_quota"),
+    (429, "auto", body("当前分组上游负载已饱和，请稍后再试 (request id: 1)", "insufficient_quota", "insufficient_quota"), PAUSE, "saturated"),
+    (429, "auto", body("您已达到总请求数限制：1分钟内最多请求60次，包括失败次数，请检查您的请求是否正确 (request id: 1)", "new_api_error"), PAUSE, "rate_limited"),
+    (503, "auto", body("当前分组 default 下对于模型 gpt-4o 无可用渠道 (request id: 1)", "one_api_error"), AGAIN, "no_channel"),
+    (502, "auto", body(" (request id: 1)", "upstream_error", "bad_response_status_code", param="502"), AGAIN, "server_error"),
+    (500, "auto", body("sensitive_words_detected (request id: 1)", "new_api_error", "sensitive_words_detected"), FAIL, "content_policy"),
+    (429, "auto", body("You exceeded your current quota, please check", "insufficient_quota", "insufficient_quota"), STOP, "no_quota"),
+    (429, "relay", body("You exceeded your current quota, please check", "insufficient_quota", "insufficient_quota"), PAUSE, "saturated"),
+    (429, "auto", body("Rate limit reached for gpt-4o on tokens per min (TPM): Limit 30000, Used 29937, Requested 385. Please try again in 644ms.", "tokens", "rate_limit_exceeded"), PAUSE, "rate_limited"),
+    (429, "auto", body("Request too large for gpt-4o on tokens per min: Limit 30000, Requested 31538.", "tokens", "rate_limit_exceeded"), FAIL, "over_limit"),
+    (429, "auto", body("Requests to the ChatCompletions_Create Operation have exceeded token rate limit. Please retry after 37 seconds.", None, "429"), PAUSE, "rate_limited"),
+    (429, "auto", {"error": {"code": 429, "message": "You exceeded your current quota. Please retry in 46s.", "status": "RESOURCE_EXHAUSTED", "details": [{"@type": "RetryInfo", "retryDelay": "46s"}]}}, PAUSE, "rate_limited"),
+    (400, "auto", body("The response was filtered", None, "content_filter", innererror={"code": "ResponsibleAIPolicyViolation"}), FAIL, "content_policy"),
+    (400, "auto", [{"error": {"code": 400, "message": "Request contains an invalid argument.", "status": "INVALID_ARGUMENT"}}], FAIL, "bad_request"),
+    (400, "auto", {"object": "error", "message": "This model's maximum context length is 2048 tokens.", "type": "BadRequestError", "param": None, "code": 400}, FAIL, "context_too_long"),
+    (529, "auto", {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, AGAIN, "overloaded"),
+    (503, "auto", {"error": "Server overloaded, please retry shortly (ref: 1)"}, AGAIN, "overloaded"),
+    (200, "auto", body("Provider error", None, 502, metadata={"provider_name": "Anthropic", "raw": "x"}), AGAIN, "server_error"),
+    (200, "auto", {"id": "", "object": "chat.completion", "created": 0, "model": "", "choices": [{"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}}, AGAIN, "empty_answer"),
+    (200, "auto", {"id": "chatcmpl", "object": "chat.completion", "model": "gemini", "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}}, AGAIN, "empty_answer"),
+    (524, "auto", {"type": "https://developers.cloudflare.com/", "title": "Error 524: A timeout occurred", "status": 524, "detail": "120-second Proxy Read Timeout"}, AGAIN, "server_error"),
+    (401, "auto", body("Incorrect API key provided: sk-a", "invalid_request_error", "invalid_api_key"), STOP, "bad_key"),
+    (401, "auto", body("数据库查询出错", "new_api_error"), AGAIN, "relay_trouble"),
+    (404, "auto", body("The model `x` does not exist", "invalid_request_error", "model_not_found"), STOP, "model_not_found"),
+    (400, "auto", body("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.", "invalid_request_error", "unsupported_parameter"), STOP, "bad_parameter"),
+    (400, "auto", body("You uploaded an unsupported image.", "invalid_request_error", "invalid_image_format"), FAIL, "bad_image"),
+    (404, "auto", body("This model is unavailable for free. The paid version is available"), STOP, "model_not_found"),
+    (400, "auto", body("Invalid content type. image_url is only supported by certain models.", "invalid_request_error"), STOP, "no_vision"),
+    (400, "auto", body("Invalid token id 5 in logit_bias", "invalid_request_error", "invalid_value"), FAIL, "bad_request"),
+    (403, "auto", body("Your input was flagged", None, 403, metadata={"reasons": ["x"]}), FAIL, "content_policy"),
+    (200, "auto", json.loads(completion("The pic")) | {"error": {"message": "Provider died", "code": 502}}, AGAIN, "server_error"),
+    (200, "auto", {"choices": [{"message": {"content": "The pic"}, "finish_reason": "error", "error": {"code": 502, "message": "x"}}]}, AGAIN, "server_error"),
+    (413, "auto", None, FAIL, "body_too_large"),
+    (301, "auto", None, STOP, "wrong_address"),
+    (500, "auto", None, AGAIN, "server_error"),
+    (418, "auto", None, FAIL, "bad_request"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("status", "kind", "content", "expected"), FIXTURES)
-def test_every_reported_error_has_its_action(status, kind, content, expected):
+@pytest.mark.parametrize(("status", "endpoint_kind", "content", "expected", "kind"), FIXTURES)
+def test_every_reported_error_has_its_action(status, endpoint_kind, content, expected, kind):
     """Code, type and message decide before the status; a relay's words mean what a relay means by them."""
     raw = b"<html><h1>nginx</h1></html>" if content is None else json.dumps(content).encode()
     with pytest.raises(AnswerError) as caught:
-        read_answer(status, raw, kind)
-    assert type(caught.value) is expected
+        read_answer(status, raw, endpoint_kind)
+    assert (type(caught.value), caught.value.kind) == (expected, kind)
     assert caught.value.http_status == status
 
 
@@ -107,7 +103,7 @@ def test_every_reported_error_has_its_action(status, kind, content, expected):
 )
 def test_how_long_a_server_asks_to_wait(headers, message, content, seconds):
     """Headers first, then the body's own words, in every form providers use."""
-    assert error_table.retry_after_seconds(headers, message, content) == pytest.approx(seconds)
+    assert server_hints.retry_after_seconds(headers, message, content) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +115,7 @@ def test_how_long_a_server_asks_to_wait(headers, message, content, seconds):
 def test_reset_values(text, seconds):
     """Durations, integers, dates; -1 and nonsense mean unknown."""
     now = datetime(2026, 11, 22, 10, tzinfo=UTC)
-    assert error_table.parse_seconds(text, now) == pytest.approx(seconds)
+    assert server_hints.parse_seconds(text, now) == pytest.approx(seconds)
 
 
 def test_a_gateways_page_is_no_overload():
@@ -137,10 +133,10 @@ def test_a_relays_limits_are_not_trusted():
     headers = {"x-ratelimit-limit-tokens": "30000", "x-ratelimit-remaining-tokens": "29000"}
     direct = HttpAnswer(200, headers, b"")
     relay = HttpAnswer(200, headers | {"x-oneapi-request-id": "2025"}, b"")
-    assert error_table.limit_reports(direct)[0].remaining == 29000
-    assert error_table.limit_reports(relay) == (None, None)
-    assert error_table.limit_reports(relay, "trust")[0].limit == 30000
-    assert error_table.limit_reports(direct, "ignore") == (None, None)
+    assert server_hints.limit_reports(direct)[0].remaining == 29000
+    assert server_hints.limit_reports(relay) == (None, None)
+    assert server_hints.limit_reports(relay, "trust")[0].limit == 30000
+    assert server_hints.limit_reports(direct, "ignore") == (None, None)
 
 
 def read(content) -> Reply:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...nouns.errors import (
+    KINDS,
     AccountError,
     AnswerError,
     ConnectionLost,
@@ -33,7 +34,6 @@ from ...nouns.rows import Failure
 ACCOUNT_ERRORS_TO_STOP = 3
 BROKEN_TO_REST = 5
 LONGEST_REST_SECONDS = 60.0
-PICTURE_KINDS = frozenset({"bad_image", "content_policy"})
 # nothing but failures from the first request on is a wrong address more often than an outage
 FIRST_OUTAGE_SECONDS = 120.0
 
@@ -107,7 +107,7 @@ class CircuitBreaker:
 
     def row_failed(self, failure: Failure) -> None:
         """A row has no answer. Raises RunError where that has happened to too many, with no answer between."""
-        if failure.kind.startswith("image_") or failure.kind in PICTURE_KINDS:  # a folder may hold many
+        if KINDS[failure.kind].concerns == "picture":  # a folder may hold many
             return
         self._failed_rows += 1
         most = self._stop_after_failures
@@ -173,4 +173,4 @@ class CircuitBreaker:
 
 
 def _is_unreachable(error: AnswerError) -> bool:
-    return isinstance(error, ConnectionLost) and error.kind == "cannot_connect"
+    return error.facts.is_unreachable
