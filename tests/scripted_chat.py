@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from captionmill.nouns.config import LimitSettings
-from captionmill.nouns.rows import HttpAnswer, Picture, Row, Spending, TokenEstimate
+from captionmill.nouns.rows import HttpAnswer, Picture, Reply, Row, Spending, TokenEstimate
 from captionmill.rules import response, server_hints
 from captionmill.rules.flow.breaker import CircuitBreaker
 from captionmill.rules.flow.bucket import Limiter
@@ -62,6 +62,11 @@ def error(status: int, code: str, headers: dict[str, str] | None = None, message
     return HttpAnswer(status, headers or {}, json.dumps(body).encode())
 
 
+def read(answer: HttpAnswer) -> Reply:
+    """An answer as a run reads it: the reply, or the named error raised."""
+    return response.read(answer)
+
+
 def rows(count: int) -> list[Row]:
     return [Row(f"r{i:06d}", (f"{i}.jpg",), (f"/{i}.jpg",), f"[row r{i:06d}]") for i in range(count)]
 
@@ -89,7 +94,7 @@ def channel(
         "estimate": estimate,
         "build": build,
         "post": chat.post,
-        "read": response.read,
+        "read": read,
         "report": server_hints.limit_reports,
         "learn": lambda estimate, usage: None,
         "price": lambda reply: None,

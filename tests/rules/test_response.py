@@ -79,6 +79,49 @@ def test_every_reported_error_has_its_action(status, endpoint_kind, content, exp
 
 
 @pytest.mark.parametrize(
+    ("status", "expected", "kind"),
+    [(302, STOP, "wrong_address"), (400, FAIL, "bad_request"), (401, STOP, "bad_key"), (402, STOP, "no_quota"),
+     (403, STOP, "no_permission"), (404, STOP, "model_not_found"), (405, STOP, "wrong_address"),
+     (408, AGAIN, "server_timeout"), (409, AGAIN, "server_error"), (413, FAIL, "body_too_large"), (415, FAIL, "bad_request"),
+     (422, FAIL, "bad_request"), (429, PAUSE, "rate_limited"), (451, FAIL, "bad_request"), (500, AGAIN, "server_error"),
+     (502, AGAIN, "server_error"), (503, AGAIN, "server_error"), (504, AGAIN, "server_error"), (529, AGAIN, "overloaded")],
+)  # fmt: skip
+def test_a_status_alone_has_its_action(status, expected, kind):
+    """Where the words say nothing, the status decides."""
+    with pytest.raises(AnswerError) as caught:
+        read_answer(status, b"")
+    assert (type(caught.value), caught.value.kind) == (expected, kind)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"error": {"message": "m", "code": 5}}, "400: m [5]"),
+        ({"error": "m"}, "400: m"),
+        ([{"error": {"message": "m"}}], "400: m"),
+        ({"message": "m", "code": "c"}, "400: m [c]"),
+        ({"msg": "m"}, "400: m"),
+        ({"err": "m"}, "400: m"),
+        ({"error_msg": "m"}, "400: m"),
+        ({"title": "m"}, "400: m"),
+        ({"statusCode": 429, "message": "m"}, "400: m [429]"),
+        ({"detail": [{"loc": ["body"], "msg": "图"}]}, '400: [{"loc": ["body"], "msg": "图"}]'),
+        ({"error": {"message": "m", "metadata": {"raw": "why"}}}, "400: m: why"),
+        ({"error": {"message": "m", "code": "c", "innererror": {"code": "d"}}}, "400: m [c d]"),
+        ({"error": {"message": "400: m"}}, "400: m"),
+        ({"error": None}, "400: no message"),
+        ([], "400: no message"),
+        ("m", '400: "m"'),
+    ],
+)
+def test_every_envelope_is_unwrapped(content, message):
+    """The server's words and its code, wherever they are; an object as JSON."""
+    with pytest.raises(AnswerError) as caught:
+        read_answer(400, json.dumps(content, ensure_ascii=False).encode())
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
     ("headers", "message", "content", "seconds"),
     [
         ({"retry-after": "7"}, "", None, 7),

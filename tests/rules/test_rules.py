@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 
+import numpy as np
 import pytest
 from captionmill.nouns.config import API_ORDER, ChatSettings
 from captionmill.nouns.rows import Row, Usage
 from captionmill.rules import retry
 from captionmill.rules.request import RequestBuilder
-from captionmill.rules.tokens import TokenEstimator, text_tokens
+from captionmill.rules.tokens import TokenEstimator, text_tokens, tokens_of_length
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_chat import PICTURE
@@ -29,6 +31,16 @@ def test_text_tokens():
     assert text_tokens("") == 0
     assert text_tokens("Describe this image.") == 5
     assert text_tokens("描述一下这张图片") == 8
+    assert text_tokens("猫 cat") == 2
+    assert text_tokens("café au") == 2  # Latin letters are not wide
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**9))
+def test_tokens_by_lengths(narrow, wide):
+    """Rounded up, for one text as for a column of them; null has none."""
+    assert tokens_of_length(narrow + wide, wide) == math.ceil(narrow / 4) + wide
+    column = np.array([narrow + wide, 0], dtype=np.float64), np.array([wide, 0], dtype=np.float64)
+    assert tokens_of_length(*column).tolist() == [math.ceil(narrow / 4) + wide, 0]
 
 
 def test_an_estimate_counts_all_that_may_be_charged():
