@@ -14,8 +14,8 @@ from ..nouns.config import ChatSettings
 from ..nouns.rows import TokenEstimate, Usage
 
 # The most that a prompt may take: its formula times the worst ratio that usage has shown of late, times _MARGIN, and
-# TEMPLATE_TOKENS for the chat template. Until usage has shown a ratio it is UNLEARNED_RATIO: by so much formulas may be
-# off.
+# TEMPLATE_TOKENS for the chat template. UNLEARNED_RATIO stands in until there are enough answers: by so much formulas may
+# be off.
 UNLEARNED_RATIO = 1.25
 TEMPLATE_TOKENS = 64
 _MARGIN = 1.05
@@ -113,8 +113,8 @@ class TokenEstimator:
         )
 
     def _most_ratio(self, size_class: int) -> float:
-        """The most that usage has reported of late for a token of the formula, never below 1; UNLEARNED_RATIO before
-        there are enough answers."""
+        """The most that usage has reported of late for a token of the formula; at least UNLEARNED_RATIO before there are
+        enough answers, and at least 1 after."""
         recent = self._ratios.get(size_class)
         if recent is None or len(recent) < _FEWEST_TO_LEARN:
             recent = self._ratios[None]

@@ -65,6 +65,21 @@ def test_an_estimate_learns_what_the_endpoint_counts(factor):
     assert learned.longest_answer == 500
 
 
+@pytest.mark.parametrize(
+    ("reported_ratios", "worst_ratio"), [([], 1.25), ([0.5] * 4, 1.25), ([2.0] * 4, 2.0), ([2.0, 3.0, 2.0, 2.0, 2.0], 3.0),
+     ([0.5] * 5, 1.0)]
+)  # fmt: skip
+def test_the_most_that_a_prompt_may_take(reported_ratios, worst_ratio):
+    """The formula times the worst ratio of late, at least 1.25 before five answers and 1 after; 5 % more; 64 tokens."""
+    estimator = TokenEstimator(ChatSettings(model="m"), picture_tokens)
+    for ratio in reported_ratios:
+        estimate = estimator.estimate("p" * 180, [(512, 512)])
+        estimator.learn(estimate, Usage(int(estimate.formula * ratio), 10))
+    estimate = estimator.estimate("p" * 180, [(512, 512)])
+    assert estimate.formula == 300
+    assert estimate.most_prompt == math.ceil(300 * worst_ratio * 1.05) + 64
+
+
 def test_size_classes_learn_apart():
     """A model that counts every picture alike: small ones cost more than the formula, large ones less."""
     estimator = TokenEstimator(ChatSettings(model="m"), picture_tokens)
