@@ -17,23 +17,6 @@ from .output import print_line, tell
 from .signals import leave_at_once, on_signals
 
 # what to do about the error that stopped a run, by its kind
-HINTS = {
-    "bad_key": "{endpoint} refused the key in the variable {key_env}: check it",
-    "no_permission": "this key may not use this model or this endpoint: {endpoint}",
-    "no_quota": "the account of the key in {key_env} has no money left at {endpoint}",
-    "model_not_found": "check --model and the address {endpoint}",
-    "wrong_address": "check the address: {endpoint}",
-    "cannot_connect": "check the network and the address {endpoint}",
-    "tls": "check the address {endpoint} and the clock of this machine; if your network has its own certificate authority,"
-    " set the variable SSL_CERT_FILE to the file with its certificate",
-    "disk": "make room on the disk",
-    "budget": "go on with a larger budget, or see what was spent: captionmill report {run}",
-    "no_access": "give this user the right to write into {run}",
-    "folder_gone": "put {run} back, or start again with another -o",
-    "usage_anomaly": "use another endpoint or model with a new -o, or continue with --on-usage-anomaly warn; the answers"
-    " that showed it are kept",
-    "open_files": "raise the limit (ulimit -n), or give a smaller --concurrency",
-}
 
 
 def run(job: Job) -> int:
@@ -154,7 +137,7 @@ def _stopped(job: Job, session: Session, stopped_by: RunError, left: int) -> int
         _tell_hint(endpoint.disabled or stopped_by, job, number)
         if endpoint.disabled is None:
             break
-    remedy = "Raise the budget" if stopped_by.kind == "budget" else "Fix this"
+    remedy = "Raise the budget" if stopped_by.facts.concerns == "budget" else "Fix this"
     tell(
         f"{left:,} rows are left; every recorded answer is saved. {remedy}, then run the same command to resume"
     )
@@ -163,7 +146,7 @@ def _stopped(job: Job, session: Session, stopped_by: RunError, left: int) -> int
 
 def _tell_hint(error: RunError, job: Job, number: int) -> None:
     """What to do about the error. number: of the endpoint that it is about, counted from 0."""
-    if hint := HINTS.get(error.kind):
+    if hint := error.facts.hint:
         url, entry = job.endpoints[number].url, job.config.endpoints()[number]
         tell("  " + hint.format(key_env=entry.api_key_env, endpoint=url.partition("?")[0], run=job.run_path))
 

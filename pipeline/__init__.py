@@ -4,7 +4,7 @@ A folder a layer, in reading order. Nouns, rules (vision are rules) and edges (p
 nouns only; accounts import all of these, and wiring imports anything (tests/test_layers.py).
 
     nouns/   rows        what travels: Row, Picture, HttpAnswer, Reply, Outcome
-             errors      failures, named by what the run does next
+             errors      failures, named by what the run does next; the table of their kinds
              money       how an amount is written
              config      every setting: name, type, default, help
              sniff       what a file's bytes say it is
@@ -14,8 +14,8 @@ nouns only; accounts import all of these, and wiring imports anything (tests/tes
              pace        ... and how much where nobody said: found out from refusals
              concurrency how many requests may be in flight, found out while running
              health      what failures say about an endpoint: go on, hold everybody, rest, give it up
-             replies     an HTTP answer -> a Reply
-             faults      ... or the named error it amounts to; waits and limits a server tells
+             response    an HTTP answer -> a Reply, or the named error raised
+             error_table ... which error it is; envelopes: what its body says; server_hints: waits and limits
              retry       again, how often, after how long
              prices      usage x price -> money
              usage       usage that cannot be true

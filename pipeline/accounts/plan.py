@@ -19,7 +19,7 @@ from ..nouns.errors import RowError, UsageError
 from ..nouns.rows import Row
 from ..pictures.measure import Measured
 from ..rules.prices import PriceBook
-from ..rules.tokens import text_tokens
+from ..rules.tokens import TEMPLATE_TOKENS, UNLEARNED_RATIO, text_tokens
 from ..sources.manifest import Manifest, Survey
 from ..store.folder import RunFolder
 from ..store.journal import Journal
@@ -31,8 +31,6 @@ from .report import read_report
 FEWEST_ANSWERS = 5  # before they say more than a guess
 _LIKELY_ANSWER_TOKENS = 100  # a caption of two sentences, where nobody has answered yet
 _SHORT_ANSWER_TOKENS = 20
-_UNCALIBRATED = 1.25  # by how much formulas may be off, as for a budget (tokens.py)
-_TEMPLATE_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +124,7 @@ class Plan:
         likely = formula * self.known.ratio
         if self.known.answers >= FEWEST_ANSWERS:
             return Range(likely, likely, likely * 1.05)
-        return Range(likely, likely, formula * _UNCALIBRATED + _TEMPLATE_TOKENS * self.to_ask)
+        return Range(likely, likely, formula * UNLEARNED_RATIO + TEMPLATE_TOKENS * self.to_ask)
 
     @property
     def answers(self) -> Range:

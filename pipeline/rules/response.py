@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ..nouns.rows import Choice, HttpAnswer, Reply, Usage
+from .envelopes import as_json, as_text, error_inside, loads
+from .error_table import read_error
+
+
+def read(answer: HttpAnswer, endpoint_kind: str = "auto") -> Reply:
+    """The completion in an answer.
+
+    endpoint_kind: direct, relay, or auto, as for `error_table.read_error`. Raises the named error of an answer that holds
+    no completion.
+    """
+    reply = read_reply(answer)
+    if reply is None:
+        raise read_error(answer, endpoint_kind)
+    return reply
 
 
 def read_reply(answer: HttpAnswer) -> Reply | None:
-    """The completion in an answer; None where there is none (then `faults.read_error` says what it is).
+    """The completion in an answer; None where there is none (then `error_table.read_error` says what it is).
 
-    An error status, no JSON, no choices, and an answer that says nothing and cost nothing are none.
+    An error status, a body that is not JSON, no choices, an error beside or inside the choices, and an answer that says
+    nothing and cost nothing hold no completion.
     """
-    body = _loads(answer.body) if answer.status == 200 else None
+    body = loads(answer.body) if answer.status == 200 else None
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(body, dict) or not isinstance(choices, list) or not choices:
         return None
-    if body.get("error") or (isinstance(choices[0], dict) and choices[0].get("error")):
+    if error_inside(body) is not None:
         return None
     reply = Reply(
         choices=tuple(_choice(i, c, choices) for i, c in enumerate(choices)),
         usage=_usage(body.get("usage")),
-        id=_text(body.get("id")),
-        model=_text(body.get("model")),
+        id=as_text(body.get("id")),
+        model=as_text(body.get("model")),
         created=_whole(body.get("created")),
-        system_fingerprint=_text(body.get("system_fingerprint")),
+        system_fingerprint=as_text(body.get("system_fingerprint")),
     )
     return None if _is_hollow(reply) else reply
 
 
+# what OpenAI, Claude through a relay (end_turn, max_tokens, tool_use) and Gemini (SAFETY, RECITATION ...) call an ending
 _FINISH = {
     "stop": "stop",
     "end_turn": "stop",
@@ -51,13 +66,16 @@ _FINISH = {
 
 
 def normal_finish(finish_reason: str | None) -> str | None:
-    """stop, length, content_filter, tool_calls or other; None where the server gave none."""
+    """stop, length, content_filter, tool_calls or other. None where the server gave none.
+
+    finish_reason: as sent, in either case.
+    """
     return _FINISH.get(finish_reason.lower(), "other") if finish_reason else None
 
 
 def _choice(position: int, choice: Any, choices: list[Any]) -> Choice:
     if not isinstance(choice, dict):
-        return Choice(position, _text(choice), None)
+        return Choice(position, as_text(choice), None)
     message = choice.get("message")
     if not isinstance(message, dict):
         message = {"content": message}
@@ -65,11 +83,11 @@ def _choice(position: int, choice: Any, choices: list[Any]) -> Choice:
     return Choice(
         index=index if index is not None and 0 <= index < len(choices) else position,
         content=_content(message.get("content")),
-        finish_reason=(finish_reason := _text(choice.get("finish_reason"))),
+        finish_reason=(finish_reason := as_text(choice.get("finish_reason"))),
         finish=normal_finish(finish_reason),
-        refusal=_text(message.get("refusal")),
-        tool_calls=_as_json(message.get("tool_calls") or message.get("function_call")),
-        logprobs=_as_json(choice.get("logprobs")),
+        refusal=as_text(message.get("refusal")),
+        tool_calls=as_json(message.get("tool_calls") or message.get("function_call")),
+        logprobs=as_json(choice.get("logprobs")),
     )
 
 
@@ -77,17 +95,17 @@ def _content(content: Any) -> str | None:
     """A string, or a list of parts whose texts are joined."""
     if isinstance(content, list):
         texts = [
-            p if isinstance(p, str) else _text(p.get("text")) for p in content if isinstance(p, str | dict)
+            p if isinstance(p, str) else as_text(p.get("text")) for p in content if isinstance(p, str | dict)
         ]
         return "".join(t for t in texts if t) or None
-    return _text(content)
+    return as_text(content)
 
 
 def _usage(usage: Any) -> Usage:
     if not isinstance(usage, dict):
         return Usage()
     prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-    if not prompt:  # every request has a prompt: a relay that says 0 has not counted
+    if not prompt:  # every request has a prompt: a relay that reports 0 has not counted
         return Usage()
     total = _count(usage.get("total_tokens"))
     if completion is None and total is not None and total >= prompt:
@@ -117,14 +135,8 @@ def _is_hollow(reply: Reply) -> bool:
     return not said and not filtered and not reply.usage.is_reported
 
 
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return _as_json(value) if isinstance(value, dict | list) else str(value)
-
-
 _INT64 = 2**63
-MOST_TOKENS = 10**9  # of one answer; more is no count
+MOST_TOKENS = 10**9  # of one answer; a larger number is not a count
 
 
 def _whole(value: Any) -> int | None:
@@ -143,14 +155,3 @@ def _whole(value: Any) -> int | None:
 def _count(value: Any) -> int | None:
     number = _whole(value)
     return number if number is not None and 0 <= number <= MOST_TOKENS else None
-
-
-def _as_json(value: Any) -> str | None:
-    return None if value in (None, [], {}) else json.dumps(value, ensure_ascii=False)
-
-
-def _loads(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None

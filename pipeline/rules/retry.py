@@ -48,7 +48,7 @@ class RowRetries:
     def _count(self, state: RetryCallState) -> None:
         error = _failure(state)
         self._refusals += isinstance(error, RateLimited)
-        self._empty += isinstance(error, TransientError) and error.kind == "empty_answer"
+        self._empty += isinstance(error, TransientError) and error.facts.is_asked_twice
 
     def _is_over(self, state: RetryCallState) -> bool:
         counted = state.attempt_number - min(self._refusals, MOST_REFUSALS)

@@ -11,9 +11,6 @@ from . import parts
 from .folder import RunFolder
 from .journal import Journal
 
-# what says nothing about the files: no access, a newer program's format
-NO_DAMAGE_KINDS = frozenset({"disk", "no_access", "open_files", "folder_gone", "version"})
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -111,5 +108,5 @@ def damage(path: Path) -> str | None:
 
 
 def _pass_on(error: RunError | UsageError) -> None:
-    if isinstance(error, RunError) and error.kind in NO_DAMAGE_KINDS:
+    if isinstance(error, RunError) and error.facts.concerns != "folder":
         raise error

@@ -28,7 +28,6 @@ from .journal import Entry, Journal, Part
 LONGEST_WAIT_FOR_PART_SECONDS = 120.0
 ACCOUNT_SECONDS = 2.0
 GRACE_SECONDS = 60.0  # for somebody to make room on a full disk, or to give back a permission
-MENDED_BY_SOMEBODY = frozenset({"disk", "no_access"})
 PAUSE_AFTER_FAILED_PART_SECONDS = 10.0
 WAIT_FOR_FIRST_PART_SECONDS = 5.0  # of a start: somebody wants to see whether it works
 # an empty part that readers take along, so that the dataset has its columns before it has rows
@@ -130,7 +129,7 @@ class Checkpoint:
                 )
                 return
             except RunError as error:
-                if error.kind not in MENDED_BY_SOMEBODY or loop.time() >= give_up_at:
+                if not error.facts.may_clear or loop.time() >= give_up_at:
                     self._put_back(unanswered)
                     ids = ", ".join(e.id for e in group[:5]) + (" ..." if len(group) > 5 else "")
                     raise RunError(

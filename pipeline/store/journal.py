@@ -18,7 +18,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..nouns.errors import RunError, disk_error
+from ..nouns.errors import RunError, disk_error, kind_of_cause
 from ..nouns.rows import Spending
 
 SCHEMA_VERSION = 1
@@ -377,16 +377,6 @@ class Journal:
             self._query("COMMIT")
 
 
-# what the system has against the file, by SQLite's name for it; all else is damage
-_DISK_KINDS = {
-    "SQLITE_FULL": "disk",
-    "SQLITE_IOERR": "disk",
-    "SQLITE_READONLY": "no_access",
-    "SQLITE_PERM": "no_access",
-    "SQLITE_CANTOPEN": "disk",
-}
-
-
 def _named(path: Path, verb: str, error: sqlite3.Error) -> RunError:
     """What to do about it, in one word."""
     name = getattr(error, "sqlite_errorname", None) or ""
@@ -395,8 +385,8 @@ def _named(path: Path, verb: str, error: sqlite3.Error) -> RunError:
             os.close(os.open(path, os.O_RDWR))
         except OSError as cause:
             return disk_error(path, verb, cause)
-    kind = next((kind for start, kind in _DISK_KINDS.items() if name.startswith(start)), "journal")
-    return RunError(f"{path}: cannot be {verb} ({error})", kind=kind)
+    primary = "_".join(name.split("_")[:2])  # SQLITE_IOERR_WRITE -> SQLITE_IOERR
+    return RunError(f"{path}: cannot be {verb} ({error})", kind=kind_of_cause(primary) or "journal")
 
 
 def is_blank(path: Path) -> bool:

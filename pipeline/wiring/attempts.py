@@ -39,11 +39,6 @@ from .ports import Recorder
 
 _log = logging.getLogger(__name__)
 
-# refusals of a row that are about an endpoint's own bounds
-ELSEWHERE_KINDS = frozenset(
-    {"over_limit", "body_too_large", "context_too_long", "bad_request", "refused_by_relay"}
-)
-
 
 class Ended(NamedTuple):
     """How a row ended, and at which endpoint; None where no attempt was made."""
@@ -176,13 +171,8 @@ class Attempts:
 
     def _goes_elsewhere(self, error: AnswerError, endpoint: Endpoint, avoid: set[Endpoint]) -> bool:
         """Whether what one endpoint has against a row, or its owner, may not hold at another."""
-        is_of_the_endpoint = (
-            isinstance(error, AccountError)
-            or error.kind == "cannot_connect"
-            or (error.kind in ELSEWHERE_KINDS and error.http_status is not None)
-        )
         others = (e for e in self._dispatcher.in_service if e is not endpoint and e not in avoid)
-        return is_of_the_endpoint and any(others)
+        return error.may_be_tried_elsewhere and any(others)
 
     async def _pass(self, ask: Ask, trace: _Trace) -> Answer:
         """Once through the dispatcher, one POST."""

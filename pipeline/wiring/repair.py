@@ -20,7 +20,7 @@ from ..nouns.errors import RunError, UsageError
 from ..nouns.rows import Spending
 from ..rules.prices import PriceBook
 from ..store import parts
-from ..store.check import NO_DAMAGE_KINDS, check, damage, open_whole
+from ..store.check import check, damage, open_whole
 from ..store.folder import RunFolder
 from ..store.journal import Entry, Journal, salvage
 
@@ -97,7 +97,7 @@ def _mend_journal(folder: RunFolder, tell: Callable[[str], None]) -> None:
             open_whole(folder).close()
             return
         except RunError as error:
-            if error.kind in NO_DAMAGE_KINDS:
+            if error.facts.concerns != "folder":
                 raise
         for stale in folder.path.glob(".journal.new*"):
             stale.unlink()
@@ -150,7 +150,7 @@ def _bring_up_to_date(folder: RunFolder, tell: Callable[[str], None]) -> None:
         try:
             parts.count_rows(path)
         except RunError as error:
-            if error.kind == "old_part":
+            if error.facts.is_upgradable:
                 parts.bring_up_to_date(path)
                 tell(f"{path} brought up to date")
 
@@ -179,7 +179,7 @@ def _mend_run(folder: RunFolder, rows: int, tell: Callable[[str], None]) -> bool
     try:
         folder.write_run(folder.read_run() | {"rows_left": None})  # the next start counts for itself
     except (RunError, UsageError) as error:
-        if isinstance(error, RunError) and error.kind in NO_DAMAGE_KINDS:
+        if isinstance(error, RunError) and error.facts.concerns != "folder":
             raise
         if folder.run_json.exists():
             _set_aside(folder, folder.run_json, tell)

@@ -8,7 +8,16 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from captionmill.accounts.plan import Options, cost, make_plan, seconds_at_the_limits
+from captionmill.accounts.plan import (
+    Known,
+    Options,
+    Plan,
+    Range,
+    Variant,
+    cost,
+    make_plan,
+    seconds_at_the_limits,
+)
 from captionmill.builtin.completions import look, prompt_tokens, read_question
 from captionmill.builtin.server import EndpointSettings, serving
 from captionmill.nouns.config import RunConfig
@@ -17,7 +26,7 @@ from captionmill.pictures.measure import measure
 from captionmill.pictures.prepare import PicturePreparer
 from captionmill.rules.prices import PriceBook
 from captionmill.rules.request import RequestBuilder
-from captionmill.sources.manifest import Manifest
+from captionmill.sources.manifest import Manifest, Survey
 from captionmill.vision.sizes import picture_bounds
 from commands import MODEL, ROOT, captionmill, draw_pictures, results, stats
 from PIL import Image
@@ -69,6 +78,24 @@ def test_prompts_are_estimated_within_two_per_cent(tmp_path, mixed, model):
                 source,
                 settings,
             )
+
+
+@pytest.mark.parametrize(
+    ("answers", "ratio", "high"), [(0, 1.0, 1.25 * 4000 + 64 * 5), (5, 2.0, 1.05 * 2.0 * 4000)]
+)
+def test_how_much_prompts_may_be_at_the_most(answers, ratio, high):
+    """A quarter more than the formula and a template for each row; 5 % more than the answers so far have shown."""
+    plan = Plan(
+        Survey(5, 0, 0, (), 0, "", {}),
+        Known(answers, ratio, Range(), None),
+        [Variant("gpt-4o", RunConfig(model="gpt-4o"), picture_tokens=3000)],
+        left=5,
+        looked_at=5,
+        readable=5,
+        text_tokens=1000,
+    )
+    assert plan.prompt().likely == ratio * 4000
+    assert plan.prompt().high == high
 
 
 def test_what_cannot_be_read_is_counted_by_kind(tmp_path):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from captionmill.nouns.config import API_ORDER, ChatSettings
 from captionmill.nouns.rows import Row, Usage
 from captionmill.rules.backoff import Backoff
 from captionmill.rules.request import RequestBuilder
-from captionmill.rules.tokens import TokenEstimator, text_tokens
+from captionmill.rules.tokens import TokenEstimator, text_tokens, tokens_of_length
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_chat import PICTURE
@@ -30,6 +32,16 @@ def test_text_tokens():
     assert text_tokens("") == 0
     assert text_tokens("Describe this image.") == 5
     assert text_tokens("描述一下这张图片") == 8
+    assert text_tokens("猫 cat") == 2
+    assert text_tokens("café au") == 2  # Latin letters are not wide
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**9))
+def test_tokens_by_lengths(narrow, wide):
+    """Rounded up, for one text as for a column of them; null has none."""
+    assert tokens_of_length(narrow + wide, wide) == math.ceil(narrow / 4) + wide
+    column = np.array([narrow + wide, 0], dtype=np.float64), np.array([wide, 0], dtype=np.float64)
+    assert tokens_of_length(*column).tolist() == [math.ceil(narrow / 4) + wide, 0]
 
 
 def test_an_estimate_counts_all_that_may_be_charged():
@@ -52,6 +64,21 @@ def test_an_estimate_learns_what_the_endpoint_counts(factor):
     assert learned.prompt == pytest.approx(learned.formula * factor, rel=0.02)
     assert learned.likely_answer == 88
     assert learned.longest_answer == 500
+
+
+@pytest.mark.parametrize(
+    ("reported_ratios", "worst_ratio"), [([], 1.25), ([0.5] * 4, 1.25), ([2.0] * 4, 2.0), ([2.0, 3.0, 2.0, 2.0, 2.0], 3.0),
+     ([0.5] * 5, 1.0)]
+)  # fmt: skip
+def test_the_most_that_a_prompt_may_take(reported_ratios, worst_ratio):
+    """The formula times the worst ratio of late, at least 1.25 before five answers and 1 after; 5 % more; 64 tokens."""
+    estimator = TokenEstimator(ChatSettings(model="m"), picture_tokens)
+    for ratio in reported_ratios:
+        estimate = estimator.estimate("p" * 180, [(512, 512)])
+        estimator.learn(estimate, Usage(int(estimate.formula * ratio), 10))
+    estimate = estimator.estimate("p" * 180, [(512, 512)])
+    assert estimate.formula == 300
+    assert estimate.most_prompt == math.ceil(300 * worst_ratio * 1.05) + 64
 
 
 def test_size_classes_learn_apart():

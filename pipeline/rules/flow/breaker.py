@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...nouns.errors import (
+    KINDS,
     AccountError,
     AnswerError,
     ConnectionLost,
@@ -34,7 +35,6 @@ from ..backoff import Backoff
 ACCOUNT_ERRORS_TO_STOP = 3
 BROKEN_TO_OPEN = 5
 LONGEST_OPEN_SECONDS = 60.0
-PICTURE_KINDS = frozenset({"bad_image", "content_policy"})
 # nothing but failures from the first request on is a wrong address more often than an outage
 FIRST_OUTAGE_SECONDS = 120.0
 
@@ -104,14 +104,14 @@ class CircuitBreaker:
 
     def is_outage(self, error: AnswerError) -> bool:
         """Whether the request never got to an endpoint that once answered: no attempt was made."""
-        return self.has_answered and _is_unreachable(error)
+        return self.has_answered and error.facts.is_unreachable
 
     def failed(
         self, error: AnswerError, row_id: str, attempt: int, sent_at: float, now: float, *, is_overload: bool
     ) -> Judgement:
         """Take in a failed attempt: the row's `attempt`-th, sent at `sent_at`."""
         give_up: RunError | RowError | None = None
-        if isinstance(error, AccountError) or (_is_unreachable(error) and not self.has_answered):
+        if isinstance(error, AccountError) or (error.facts.is_unreachable and not self.has_answered):
             give_up = self._refused(error, row_id)
         if give_up is None and isinstance(error, ServerBusy | ConnectionLost):
             give_up = self._broke(error, row_id, sent_at, now)
@@ -129,7 +129,7 @@ class CircuitBreaker:
 
     def row_failed(self, failure: Failure) -> RunError | None:
         """A row has no answer. Returns why the endpoint is to be disabled where that were too many in a row."""
-        if failure.kind.startswith("image_") or failure.kind in PICTURE_KINDS:  # a folder may hold many
+        if KINDS[failure.kind].concerns == "picture":  # a folder may hold many
             return None
         self._failed_rows += 1
         most = self._settings.stop_after_failures
@@ -201,7 +201,3 @@ class CircuitBreaker:
         self.is_half_open = True
         outage.rows.clear()
         return None
-
-
-def _is_unreachable(error: AnswerError) -> bool:
-    return isinstance(error, ConnectionLost) and error.kind == "cannot_connect"

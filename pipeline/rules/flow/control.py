@@ -29,7 +29,6 @@ from .schedule import Schedule, Slot
 from .window import SlidingWindow, WindowEntry
 
 Charge = Literal["auto", "reserved", "used"]
-OVERLOAD_KINDS = frozenset({"overloaded", "saturated", "no_channel"})
 
 
 @dataclass(slots=True, eq=False)
@@ -199,7 +198,7 @@ class FlowControl:
         self, now: float, admission: Admission, error: AnswerError, row_id: str, attempt: int
     ) -> Verdict:
         """An attempt failed: the row's `attempt`-th. What it means for those that follow."""
-        is_overload = error.kind in OVERLOAD_KINDS
+        is_overload = error.facts.is_overload
         if is_overload:
             self.concurrency.overloaded(now)
         if self._may_be_precharge(error):
@@ -260,7 +259,7 @@ class FlowControl:
 
     def _may_be_precharge(self, error: AnswerError) -> bool:
         """A relay charges prompt and max_tokens ahead for all in flight, so money may be left for fewer."""
-        return error.kind == "no_quota" and error.http_status == 403 and self.breaker.has_answered
+        return error.facts.concerns == "credit" and error.http_status == 403 and self.breaker.has_answered
 
     def _news(
         self, error: AnswerError, judgement: Judgement, was_half_open: bool, was_shortened: bool
