@@ -13,13 +13,13 @@ MAY_IMPORT = {
     "rules": {"nouns", "rules"},
     "vision": {"nouns", "vision"},
     "edges": {"nouns"},
-    "sources": {"nouns", "sources"},
+    "sources": {"nouns", "pictures", "sources"},
     "pictures": {"nouns", "pictures"},
     "store": {"nouns", "store"},
     "accounts": {"nouns", "rules", "vision", "edges", "sources", "pictures", "store", "accounts"},
     "pages": {"nouns", "pictures", "store", "accounts", "pages"},
     "wiring": {"nouns", "rules", "vision", "edges", "sources", "pictures", "store", "accounts", "wiring"},
-    "builtin": {"nouns", "pictures", "vision", "builtin"},
+    "builtin": {"nouns", "rules", "pictures", "vision", "builtin"},
 }
 # the files that may see an outside library
 ROOMS = {
@@ -61,7 +61,7 @@ def imports(name: str, tree: ast.Module) -> list[tuple[int, str]]:
             base = package[: len(package) - (node.level - 1)]
             inner = [*base, *([node.module] if node.module else [])]
             names = [".".join([*inner, a.name]) for a in node.names] if not node.module else [".".join(inner)]
-            found += [(node.lineno, f"pipeline.{n}") for n in names]
+            found += [(node.lineno, f"captionmill.{n}") for n in names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.append((node.lineno, node.module.split(".")[0]))
     return found
