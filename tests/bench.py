@@ -15,9 +15,10 @@ from captionmill.nouns.errors import RowError
 from captionmill.nouns.rows import Choice, Failure, Outcome, Picture, Reply, Row, Spending, Tally, Usage
 from captionmill.rules.prices import PriceBook
 from captionmill.store import parts
-from captionmill.store.checkpoint import open_checkpoint
+from captionmill.store.checkpoint import Checkpoint
 from captionmill.store.folder import RunFolder
 from captionmill.store.journal import Entry
+from captionmill.store.recovery import open_journal
 from captionmill.wiring.runner import Runner, Steps
 from scripted_chat import PICTURE, channel, rows
 
@@ -150,14 +151,13 @@ def write(
     folder.write_run({"source": str(path), "rows": len(outcomes), "answer_settings": {}} | run)
 
     async def record():
-        checkpoint = open_checkpoint(folder, 4)
+        checkpoint = Checkpoint(folder, open_journal(folder), 4)
         for kind, spending in (unanswered or {}).items():
             checkpoint.unanswered(kind, spending)
         for outcome in outcomes:
             kind = outcome.failure.kind if outcome.failure else None
             await checkpoint.record(Entry(outcome.row.id, kind, parts.to_record(outcome, "gpt-4o")))
-        if checkpoint._writing:
-            await asyncio.wait([checkpoint._writing])
+        await checkpoint.parts.idle()
         checkpoint.close()
 
     asyncio.run(record())

@@ -24,7 +24,7 @@ MAY_IMPORT = {
 # the files that may see an outside library
 ROOMS = {
     "aiohttp": {"edges.chat", "pictures.remote", "builtin.server"},
-    "sqlite3": {"store.journal"},
+    "sqlite3": {"store.database", "store.salvage"},
     "PIL": {f"pictures.{room}" for room in ("decode", "colour", "encode", "prepare")} | {"builtin.describer"},
     "tenacity": {"rules.retry"},
     "genai_prices": {"rules.prices"},

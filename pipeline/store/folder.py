@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..nouns.errors import RunError, UsageError, disk_error
+from .durable import fsync
 
 RUN_SCHEMA_VERSION = 1
 # what a first start may leave that died before it had a journal and a run.json
@@ -150,7 +151,7 @@ class RunFolder:
                 os.fsync(file.fileno())
             temporary.replace(self.run_json)
             for folder in (self.path, self.path.parent):  # their names last through a power cut too
-                _sync(folder)
+                fsync(folder)
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -241,15 +242,7 @@ def _make(folder: Path) -> None:
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in new:
-        _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        fsync(path.parent)
 
 
 def _show(settings: Mapping[str, Any], name: str) -> str:

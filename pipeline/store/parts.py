@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 
 from ..nouns.errors import RunError, disk_error
 from ..nouns.rows import Choice, Outcome, Row
+from .durable import publish
 
 # Arrow's own allocator keeps pages of every size it ever gave out, a little more with each part of a long run
 pa.set_memory_pool(pa.system_memory_pool())
@@ -230,9 +230,7 @@ def _write(path: Path, content: Iterable[pa.Table]) -> int:
             for table in content:
                 writer.write_table(table)
                 rows += table.num_rows
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
+        publish(temporary, path)
     except (OSError, pa.ArrowException) as error:
         with contextlib.suppress(OSError):  # on a full disk half a part is room for others
             temporary.unlink(missing_ok=True)
@@ -241,15 +239,6 @@ def _write(path: Path, content: Iterable[pa.Table]) -> int:
         raise RunError(f"{path}: cannot be written ({error})", kind="disk") from error
     pa.default_memory_pool().release_unused()  # or a night's parts keep the largest of each size
     return rows
-
-
-def sync(path: Path) -> None:
-    """fsync of a file or a folder: on disk before we go on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ------------------------------------------------------------------------------- reading

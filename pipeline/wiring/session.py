@@ -31,9 +31,11 @@ from ..rules.budget import Budget
 from ..rules.prices import PriceBook
 from ..sources.manifest import Manifest, Survey
 from ..store import parts
-from ..store.checkpoint import Checkpoint, open_checkpoint
+from ..store.checkpoint import Checkpoint
+from ..store.database import is_blank
 from ..store.folder import RunFolder, utc_now
-from ..store.journal import Entry, Journal, is_blank
+from ..store.journal import Entry, Journal
+from ..store.recovery import open_journal
 from ..vision.sizes import picture_bounds
 from . import deadline, live
 from .connect import connect
@@ -141,11 +143,11 @@ class Session:
         folder.lock()
         try:
             mill = cls(job, folder, survey, manifest, tell)
-            mill._checkpoint = open_checkpoint(folder, job.config.rows_per_part)
+            journal = open_journal(folder)
             mill._check_kinds()
             if config.has_budget:
-                mill.budget = budget = open_budget(folder, config, mill._prices, mill._own_prices, tell)
-                mill._checkpoint.in_flight = lambda: budget.held_back
+                mill.budget = open_budget(folder, config, mill._prices, mill._own_prices, tell)
+            mill._checkpoint = Checkpoint(folder, journal, config.rows_per_part, mill.budget)
             mill._write_run()
         except BaseException:
             folder.unlock()

@@ -21,9 +21,10 @@ from captionmill.nouns.config import RunConfig
 from captionmill.nouns.errors import RunError, UsageError
 from captionmill.nouns.rows import Choice, Failure, Outcome, Picture, Reply, Row, Usage
 from captionmill.store import parts
-from captionmill.store.checkpoint import open_checkpoint
+from captionmill.store.checkpoint import Checkpoint
 from captionmill.store.folder import RunFolder
 from captionmill.store.journal import Entry, Journal
+from captionmill.store.recovery import open_journal
 from captionmill.wiring.session import Job, Session
 from commands import draw_pictures
 
@@ -62,7 +63,7 @@ def finish_after_crash(run: Path, promised: list[str]) -> None:
     """What a resumed run does: everything promised is there, the rest is written, nothing twice."""
     folder = RunFolder(run)
     folder.lock()
-    checkpoint = open_checkpoint(folder, crashing_writer.ROWS_PER_PART)
+    checkpoint = Checkpoint(folder, open_journal(folder), crashing_writer.ROWS_PER_PART)
     journal = Journal(folder.journal)
     ids = [f"r{n:03d}" for n in range(ROWS)]
     known = {*journal.finished(ids), *journal.failed(ids)}
@@ -141,7 +142,7 @@ def test_many_rows_share_a_commit(folder, monkeypatch):
     )
 
     async def run():
-        checkpoint = open_checkpoint(folder, 5000)
+        checkpoint = Checkpoint(folder, open_journal(folder), 5000)
         await asyncio.gather(*(checkpoint.record(answer(n)) for n in range(1000)))
         await checkpoint.finish()
         checkpoint.close()
@@ -156,7 +157,7 @@ def test_a_reader_sees_whole_parts_only(folder):
     """At every moment of a run the results are readable, without duplicates, and only grow."""
 
     async def run():
-        checkpoint = open_checkpoint(folder, 50)
+        checkpoint = Checkpoint(folder, open_journal(folder), 50)
         seen = 0
         for start in range(0, 1000, 25):
             await asyncio.gather(*(checkpoint.record(answer(n)) for n in range(start, start + 25)))
@@ -179,7 +180,7 @@ def test_a_failed_row_that_is_answered_later_is_no_failure(folder):
     failed = Outcome(row, 1.0, 2.0, 1, failure=Failure("timeout", "late"))
 
     async def run():
-        checkpoint = open_checkpoint(folder, 10)
+        checkpoint = Checkpoint(folder, open_journal(folder), 10)
         await checkpoint.record(Entry(row.id, "timeout", parts.to_record(failed, "m")))
         await checkpoint.finish()
         before = list(pd.read_parquet(folder.failures)["id"])
@@ -197,11 +198,11 @@ def test_a_full_disk_is_a_run_error_with_the_path(folder, monkeypatch):
     """What cannot be made durable is said, with the file."""
 
     async def run():
-        checkpoint = open_checkpoint(folder, 10)
-        checkpoint.grace_seconds = 0.2
+        journal = open_journal(folder)
+        checkpoint = Checkpoint(folder, journal, 10, grace_seconds=0.2)
         # the journal may not grow any more: what SQLite sees of a full disk
-        pages = checkpoint._journal._db.execute("PRAGMA page_count").fetchone()[0]
-        checkpoint._journal._db.execute(f"PRAGMA max_page_count={pages}")
+        ((pages,),) = journal.database.query("PRAGMA page_count")
+        journal.database.query(f"PRAGMA max_page_count={pages}")
         try:
             await asyncio.gather(*(checkpoint.record(answer(n)) for n in range(500)))
         finally:
@@ -219,7 +220,7 @@ def test_a_full_disk_is_a_run_error_with_the_path(folder, monkeypatch):
 
 def filled(folder: RunFolder, rows: int = 20) -> None:
     async def run():
-        checkpoint = open_checkpoint(folder, 10)
+        checkpoint = Checkpoint(folder, open_journal(folder), 10)
         await asyncio.gather(*(checkpoint.record(answer(n)) for n in range(rows)))
         await checkpoint.finish()
         checkpoint.close()
@@ -231,8 +232,8 @@ def test_a_missing_journal_beside_parts_is_refused(folder):
     """Going on would forget, and pay again, all that is in the parts."""
     filled(folder)
     folder.journal.unlink()
-    with pytest.raises(RunError, match="nobody knows what is finished"):
-        open_checkpoint(folder, 10)
+    with pytest.raises(RunError, match=r"journal\.sqlite: missing"):
+        open_journal(folder)
     assert len(pd.read_parquet(folder.results)) == 20
 
 
@@ -241,7 +242,7 @@ def test_a_missing_part_is_refused(folder):
     filled(folder)
     (folder.results / "part-00000.parquet").unlink()
     with pytest.raises(RunError, match=r"part-00000\.parquet missing"):
-        open_checkpoint(folder, 10)
+        open_journal(folder)
 
 
 def test_a_part_of_another_run_is_refused(folder):
@@ -250,7 +251,7 @@ def test_a_part_of_another_run_is_refused(folder):
     stray = folder.results / "part-00007.parquet"
     stray.write_bytes((folder.results / "part-00000.parquet").read_bytes())
     with pytest.raises(RunError, match="does not know this part"):
-        open_checkpoint(folder, 10)
+        open_journal(folder)
     assert stray.exists()
 
 
@@ -258,7 +259,7 @@ def test_a_journal_that_is_none(folder):
     """A file of another sort under the journal's name is named, not overwritten."""
     folder.journal.write_bytes(b"not a database at all, and longer than a header" * 100)
     with pytest.raises(RunError, match=r"journal\.sqlite: cannot be used"):
-        open_checkpoint(folder, 10)
+        open_journal(folder)
 
 
 def test_a_newer_journal_is_refused(folder):
@@ -268,7 +269,7 @@ def test_a_newer_journal_is_refused(folder):
         database.execute("PRAGMA user_version=99")
     database.close()
     with pytest.raises(RunError, match="journal version 99"):
-        open_checkpoint(folder, 10)
+        open_journal(folder)
 
 
 # ------------------------------------------------------------------------------- the folder
@@ -295,18 +296,6 @@ def test_one_writer(folder):
     folder.unlock()
     assert second().returncode == 0
     assert not folder.is_running()
-
-
-def test_other_settings_are_refused_by_name(folder):
-    """Answers to two questions never share a dataset; limits may change freely."""
-    folder.write_run({"source": "/p", "rows": 3, "answer_settings": {"model": "gpt-4o", "max_side": 1568}})
-    folder.check_same_answers({"model": "gpt-4o", "max_side": 1568}, {})
-    # a setting that an older version did not have is at its default
-    newer = {"model": "gpt-4o", "max_side": 1568, "strip_metadata": True}
-    folder.check_same_answers(newer, {"strip_metadata": True})
-    with pytest.raises(UsageError, match='model: "gpt-4o" before, "gpt-4o-mini" now') as caught:
-        folder.check_same_answers({"model": "gpt-4o-mini", "max_side": 1568, "temperature": 0.5}, {})
-    assert "temperature: not set before, 0.5 now" in str(caught.value)
 
 
 def test_a_damaged_run_json(folder):

@@ -20,7 +20,8 @@ from captionmill.nouns.rows import Choice, Outcome, Reply, Row, Usage
 from captionmill.store import parts
 from captionmill.store.check import check
 from captionmill.store.folder import RunFolder
-from captionmill.store.journal import Entry, Journal, Part, salvage
+from captionmill.store.journal import Entry, Journal, Part
+from captionmill.store.salvage import salvage
 from captionmill.wiring.repair import Repaired, repair
 from commands import MODEL, captionmill, draw_pictures, results, stats
 
@@ -323,11 +324,11 @@ def test_a_part_that_the_journal_still_keeps_waiting_is_taken_in(made):
     assert repair(made, print) == Repaired(kept=30)
     assert check(made) == []
     journal = Journal(made.journal)
-    assert journal.waiting_count() == 2
+    assert journal.counts().waiting == 2
     journal.close()
 
 
-@pytest.mark.parametrize("step", ["_take_in_parts", "_take_in_records", "_set_aside"])
+@pytest.mark.parametrize("step", ["_adopt_parts", "_take_in_records", "_move_aside"])
 def test_a_repair_that_dies_is_begun_again(made, monkeypatch, step):
     """At each step of making a journal anew: the second try keeps what the first would have."""
     import captionmill.wiring.repair as module
