@@ -158,7 +158,7 @@ def _tell_what_was_found(job: Job, mill: Session) -> None:
     names = [endpoint.name for endpoint in job.endpoints]
     if mill.endpoints_before not in (None, names):
         _tell(f"this run was at {', '.join(mill.endpoints_before or ())} before")
-    models = " and ".join(dict.fromkeys(channel.model for channel in mill.channels))
+    models = " and ".join(dict.fromkeys(channel.model for channel in mill.endpoints))
     _tell(f"{survey.total:,} rows for {models} at {' and '.join(names)}")
 
 
@@ -194,7 +194,7 @@ def _sum_up(job: Job, mill: Session, stopped_by: RunError | None) -> int:
             f"{tally.changed:,} rows ask something else now than when they were answered, and keep the old answer"
             f" ({', '.join(tally.changed_examples)}): give a changed row a new id, or use a new -o"
         )
-    for channel in mill.channels:
+    for channel in mill.endpoints:
         if channel.usage.finding is not None and stopped_by is None:
             _tell(f"{channel.name}: {channel.usage.finding}")
     for example in tally.failed_examples:
@@ -224,7 +224,7 @@ def _sum_up(job: Job, mill: Session, stopped_by: RunError | None) -> int:
 
 def _stopped(job: Job, mill: Session, stopped_by: RunError, left: int) -> int:
     _tell(f"stopped: {stopped_by}")
-    for number, channel in enumerate(mill.channels):
+    for number, channel in enumerate(mill.endpoints):
         _tell_hint(channel.put_aside or stopped_by, job, number)
         if channel.put_aside is None:
             break
