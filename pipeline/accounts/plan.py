@@ -32,7 +32,7 @@ from .headers import Looked, read_headers
 from .report import read_report
 
 FEWEST_ANSWERS = 5  # before they say more than a guess
-_LIKELY_ANSWER_TOKENS = 100  # a caption of two sentences, where nobody has answered yet
+_LIKELY_ANSWER_TOKENS = 100  # a caption of two sentences, until there are answers
 _SHORT_ANSWER_TOKENS = 20
 _UNCALIBRATED = 1.25  # by how much formulas may be off, as for a budget (tokens.py)
 _TEMPLATE_TOKENS = 64
@@ -55,7 +55,7 @@ class Known:
     """What the run's own answers have shown; guesses where there are none.
 
     answers: of which. ratio: reported prompt tokens to those of the formula. answer: tokens of one answer.
-    latency_seconds: None where nobody has answered.
+    latency_seconds: of one answer on average; None before the first answers.
     """
 
     answers: int
@@ -119,7 +119,7 @@ class Plan:
 
     @property
     def is_known(self) -> bool:
-        """Whether any picture could be looked at; without, nobody knows what they come to."""
+        """Whether any picture could be looked at; without one their tokens are unknown."""
         return self.readable > 0 or not self.remote
 
     def prompt(self, variant: Variant | None = None) -> Range:
@@ -233,7 +233,7 @@ def variants(config: RunConfig, compare: Sequence[str]) -> list[Variant]:
 def cost(plan: Plan, variant: Variant, prices: PriceBook) -> tuple[Decimal, Decimal, Decimal] | None:
     """Low, likely and high for all rows that are left, cached tokens not counted on; None where no price is known.
 
-    With several endpoints low is at the cheapest, high at the dearest and likely in the middle of those two.
+    With several endpoints low is at the cheapest, high at the most expensive and likely in the middle of those two.
     """
     entries = variant.config.endpoints()
     asks = variant.config.model
@@ -353,7 +353,7 @@ def _tokens_of(config: RunConfig) -> Callable[[int, int, int, bool, bool, int], 
 
 
 def _add_notes(plan: Plan, config: RunConfig) -> None:
-    """What somebody should know before it costs money."""
+    """Notes on what the figures do not show."""
     models = sorted({entry.model or config.model for entry in config.endpoints()})
     if len(models) > 1:
         plan.notes.append(

@@ -98,7 +98,7 @@ class Database:
 
     @contextlib.contextmanager
     def one_moment(self) -> Iterator[None]:
-        """Everything that is read inside is as of one moment, whatever a writer commits meanwhile."""
+        """Everything that is read inside is as of one moment, even if a writer commits meanwhile."""
         if self._connection.in_transaction:
             yield
             return
@@ -114,9 +114,7 @@ class Database:
         except OSError:
             inode = 0
         if inode != self._inode:
-            raise RunError(
-                f"{self.path}: no longer there; was the run folder deleted or moved?", kind="folder_gone"
-            )
+            raise RunError(f"{self.path}: has gone; was the run folder deleted or moved?", kind="folder_gone")
 
     @contextlib.contextmanager
     def _naming(self, verb: str) -> Iterator[None]:

@@ -99,30 +99,28 @@ class Journal:
         lost: attempts since the last commit that brought no answer, by kind. in_flight: the requests in flight
         now, at the most that they may cost; None without a budget, which alone keeps this account.
         """
-        seq = self._next_seq
-        finished, waiting, failed = [], [], []
-        for entry in entries:
-            if entry.failure_kind is None:
-                finished.append((entry.id, seq, entry.content))
-                waiting.append((seq, entry.record, entry.id))
-                seq += 1
-            else:
-                failed.append((entry.id, entry.failure_kind, entry.record))
+        answers, failures = _split(entries)
+        numbered = list(enumerate(answers, self._next_seq))
         change = self.database.change
         with self.database.changing():
             # an id that is finished already (a manifest that changed during the run) keeps its first answer
-            change("INSERT OR IGNORE INTO finished VALUES (?, ?, ?)", finished)
+            change(
+                "INSERT OR IGNORE INTO finished VALUES (?, ?, ?)", [(e.id, n, e.content) for n, e in numbered]
+            )
             change(
                 "INSERT INTO waiting SELECT ?1, ?2 WHERE EXISTS (SELECT 1 FROM finished WHERE id = ?3 AND seq = ?1)",
-                waiting,
+                [(n, e.record, e.id) for n, e in numbered],
             )
-            change("INSERT OR REPLACE INTO failed VALUES (?, ?, ?)", failed)
-            change("DELETE FROM failed WHERE id = ?", [(identity,) for identity, _, _ in finished])
+            change(
+                "INSERT OR REPLACE INTO failed VALUES (?, ?, ?)",
+                [(e.id, e.failure_kind, e.record) for e in failures],
+            )
+            change("DELETE FROM failed WHERE id = ?", [(e.id,) for e in answers])
             if lost:
                 unanswered.add(self.database, lost)
             if in_flight is not None:
                 unanswered.set_in_flight(self.database, in_flight)
-        self._next_seq = seq
+        self._next_seq += len(answers)
 
     def note_part(self, part: Part) -> None:
         """Drop the waiting records of a part that has its final name."""
@@ -192,5 +190,14 @@ class Journal:
             return self.parts(), [record for _, record in self.waiting(-1)]
 
     def one_moment(self) -> contextlib.AbstractContextManager[None]:
-        """Everything that is read inside is as of one moment, whatever a writer commits meanwhile."""
+        """Everything that is read inside is as of one moment, even if a writer commits meanwhile."""
         return self.database.one_moment()
+
+
+def _split(entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """Answers and failures, each in their order."""
+    answers: list[Entry] = []
+    failures: list[Entry] = []
+    for entry in entries:
+        (answers if entry.failure_kind is None else failures).append(entry)
+    return answers, failures

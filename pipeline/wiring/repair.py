@@ -103,25 +103,28 @@ def _mend_journal(folder: RunFolder, tell: Callable[[str], None]) -> None:
         except RunError as error:
             if error.kind in NO_DAMAGE_KINDS:
                 raise
-        for stale in folder.path.glob(".journal.new*"):
-            stale.unlink()
-        found = salvage(folder.journal)
-        journal = Journal(new, create=True)
-        try:
-            _adopt_parts(RunFolder(folder.path), journal, tell)
-            _take_in_records(journal, found.waiting, found.failed)
-            journal.commit([], found.unanswered)
-        finally:
-            journal.close()
-        tell(
-            f"{folder.journal}: made anew from the parts and from {len(found.waiting):,} answers of the old one"
-        )
+        _make_journal(folder, new, tell)
         new.rename(ready)
     for end in ("-wal", "-shm", ""):
         old = folder.journal.with_name(f"{folder.journal.name}{end}")
         if old.exists():
             _move_aside(folder, old, tell)
     ready.rename(folder.journal)
+
+
+def _make_journal(folder: RunFolder, path: Path, tell: Callable[[str], None]) -> None:
+    """A journal at `path` from the parts, and from the old journal what can still be read of it."""
+    for stale in folder.path.glob(f"{path.name}*"):
+        stale.unlink()
+    found = salvage(folder.journal)
+    journal = Journal(path, create=True)
+    try:
+        _adopt_parts(RunFolder(folder.path), journal, tell)
+        _take_in_records(journal, found.waiting, found.failed)
+        journal.commit([], found.unanswered)
+    finally:
+        journal.close()
+    tell(f"{folder.journal}: made anew from the parts and from {len(found.waiting):,} answers of the old one")
 
 
 def _take_in_records(journal: Journal, waiting: list[str], failed: list[tuple[str, str]]) -> None:

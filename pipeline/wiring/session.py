@@ -1,7 +1,6 @@
 """A whole run: open and check everything, take the rows through the runner, leave one clean dataset.
 
-`Session.open` is synchronous and sends nothing: whatever is wrong with source, settings or folder shows
-here. `run` sends; `stop` may be called at any time.
+`Session.open` is synchronous and sends nothing: errors of source, settings and folder show here. `run` sends; `stop` may be called at any time.
 """
 
 from __future__ import annotations
@@ -79,6 +78,7 @@ class Session:
         self._supplies = supplies
         self._runner = runner
         self.budget = budget
+        self.currency = supplies.prices.currency  # of all money of this run
         self._deadline = deadline
         self._started_at = time.monotonic()  # seconds
         self.is_interrupted = False  # set by the first `stop`
@@ -184,11 +184,6 @@ class Session:
         """Rows that have neither an answer nor a failure."""
         tally = self.tally
         return tally.total - tally.done_before - tally.answered - tally.failed
-
-    @property
-    def currency(self) -> str:
-        """Of all money of this run."""
-        return self._supplies.prices.currency
 
     @property
     def cost_of_the_rest(self) -> Decimal | None:
