@@ -168,7 +168,7 @@ class Runner:
             task.cancel()
 
     def _cancel_waiting(self) -> None:
-        current = asyncio.current_task()
+        current = asyncio.current_task() if self._tasks else None  # a stop before `run` has no loop
         for task in self._tasks - self._out:
             if task is not current:
                 task.cancel()

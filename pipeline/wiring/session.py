@@ -1,6 +1,7 @@
 """A whole run: open and check everything, take the rows through the runner, leave one clean dataset.
 
-`Session.open` is synchronous and sends nothing: errors of source, settings and folder show here. `run` sends; `stop` may be called at any time.
+`Session.open` is synchronous and sends nothing: errors of source, settings and folder show here. `run` sends;
+`stop` may be called at any time.
 """
 
 from __future__ import annotations

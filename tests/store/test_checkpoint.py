@@ -19,7 +19,7 @@ import pytest
 from captionmill.nouns.address import Address
 from captionmill.nouns.config import RunConfig
 from captionmill.nouns.errors import RunError, UsageError
-from captionmill.nouns.rows import Choice, Failure, Outcome, Picture, Reply, Row, Usage
+from captionmill.nouns.rows import Choice, Failure, Outcome, Picture, Reply, Row, Spending, Usage
 from captionmill.store import parts
 from captionmill.store.checkpoint import Checkpoint
 from captionmill.store.folder import RunFolder
@@ -213,6 +213,62 @@ def test_a_full_disk_is_a_run_error_with_the_path(folder, monkeypatch):
         match=r"journal\.sqlite: cannot be written \(database or disk is full\); \d+ finished rows could not be saved: r00000",
     ):
         asyncio.run(run())
+
+
+class InFlight:
+    """What a budget knows of the requests in flight."""
+
+    held_back = Spending(2, 300)
+
+
+def test_the_account_survives_a_disk_that_is_full_for_a_while(folder, monkeypatch):
+    """Lost attempts whose commit failed, and those that came meanwhile, are in the journal once room is made."""
+    real, failures = Journal.commit, iter([RunError("full", kind="disk")])
+
+    def commit(self, *arguments) -> None:
+        for error in failures:
+            checkpoint.unanswered("timeout", Spending(1, 5))  # while the commit is under way
+            raise error
+        real(self, *arguments)
+
+    monkeypatch.setattr(Journal, "commit", commit)
+    journal = open_journal(folder)
+    checkpoint = Checkpoint(folder, journal, 10, InFlight(), grace_seconds=0.3)
+
+    async def run() -> dict[str, Spending]:
+        checkpoint.unanswered("timeout", Spending(1, 20))
+        await checkpoint.record(answer(1))
+        return journal.unanswered()
+
+    found = asyncio.run(run())
+    checkpoint.close()
+    assert found == {"timeout": Spending(2, 25), "in_flight": InFlight.held_back}
+
+
+def test_a_row_is_never_recorded_in_silence_after_a_bug(folder, monkeypatch):
+    """An error that is no RunError reaches every row that waits, also those that came while it happened."""
+
+    def commit(self, entries, *more) -> None:
+        loop.call_soon_threadsafe(late.set)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Journal, "commit", commit)
+    checkpoint = Checkpoint(folder, open_journal(folder), 10)
+
+    async def after() -> None:
+        await late.wait()
+        await checkpoint.record(answer(2))
+
+    async def run() -> list[BaseException | None]:
+        loop.set_exception_handler(lambda *_: None)  # the bug itself is also told by the loop
+        return await asyncio.gather(checkpoint.record(answer(1)), after(), return_exceptions=True)
+
+    with asyncio.Runner() as runner:
+        loop, late = runner.get_loop(), asyncio.Event()
+        errors = runner.run(run())
+    checkpoint.close()
+    assert [type(error) for error in errors] == [RunError, RunError]
+    assert all(error.kind == "unexpected" for error in errors)
 
 
 # ------------------------------------------------------------------------------- a damaged folder
