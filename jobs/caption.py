@@ -27,7 +27,7 @@ from .arguments import (
     read_source,
 )
 from .open_files import make_room
-from .output import tell
+from .output import TERMINAL
 from .parser import Parser
 from .signals import raise_interrupts
 
@@ -91,7 +91,7 @@ def _parser() -> Parser:
 def job_of(arguments: Namespace) -> Job:
     """What to run, from flags, TOML and environment. Raises UsageError."""
     retry_failed = read_retry_failed(arguments)
-    config = make_room(read_settings(arguments), tell)
+    config = make_room(read_settings(arguments), TERMINAL)
     source, run_path = read_source(arguments)
     from captionmill.wiring.session import Job
 
@@ -99,7 +99,7 @@ def job_of(arguments: Namespace) -> Job:
         source=source,
         run_path=run_path,
         config=config,
-        endpoints=read_endpoints(config),
+        addresses=read_endpoints(config),
         retry_failed=retry_failed,
         is_moved=arguments.moved,
     )

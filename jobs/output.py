@@ -7,9 +7,20 @@ import sys
 from typing import TextIO
 
 
+class Terminal:
+    """The console of a command: messages go to stderr."""
+
+    def tell(self, text: str) -> None:
+        """Print one message."""
+        print_line(text, sys.stderr)
+
+
+TERMINAL = Terminal()
+
+
 def tell(text: str) -> None:
-    """Print a message to stderr."""
-    print_line(text, sys.stderr)
+    """Print one message to stderr."""
+    TERMINAL.tell(text)
 
 
 def print_line(text: str, stream: TextIO) -> None:

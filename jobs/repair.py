@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from . import exit_codes
+from .output import TERMINAL
 from .parser import Parser
 from .signals import raise_interrupts
 
@@ -25,7 +26,7 @@ def main(argv: list[str]) -> int:
 
     raise_interrupts()
     folder = RunFolder(path)
-    done = repair(folder, tell=lambda text: print(text, file=sys.stderr))
+    done = repair(folder, TERMINAL)
     print(f"{folder.path}: {done.kept:,} answers kept, {done.lost:,} known to be lost")
     if done.settings_lost:
         print(

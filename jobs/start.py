@@ -13,7 +13,7 @@ from captionmill.store.journal import Journal
 from captionmill.wiring.session import Job, Session
 
 from . import exit_codes, progress
-from .output import print_line, tell
+from .output import TERMINAL, print_line, tell
 from .signals import leave_at_once, on_signals
 
 # what to do about the error that stopped a run, by its kind
@@ -23,7 +23,7 @@ def run(job: Job) -> int:
     """One start of a run, from the checks to the summary. Returns the exit code."""
     on_signals(leave_at_once)  # until the loop has handlers of its own
     try:
-        session = Session.open(job, tell=tell)
+        session = Session.open(job, TERMINAL)
     except RunError as error:
         tell(f"captionmill caption: stopped: {error}")
         _tell_hint(error, job, 0)
@@ -51,7 +51,7 @@ def _tell_what_was_found(job: Job, session: Session) -> None:
         tell(f"skipped {survey.skipped} files that are not images: {', '.join(survey.skipped_names)}{more}")
     if survey.own_prompts and job.config.prompt != DEFAULT_PROMPT:
         tell(f"{survey.own_prompts} rows have their own prompt; --prompt applies to the others")
-    names = [endpoint.name for endpoint in job.endpoints]
+    names = [endpoint.name for endpoint in job.addresses]
     if session.endpoints_before not in (None, names):
         tell(f"earlier starts of this run used {', '.join(session.endpoints_before or ())}")
     models = " and ".join(dict.fromkeys(endpoint.model for endpoint in session.endpoints))
@@ -147,7 +147,7 @@ def _stopped(job: Job, session: Session, stopped_by: RunError, left: int) -> int
 def _tell_hint(error: RunError, job: Job, number: int) -> None:
     """What to do about the error. number: of the endpoint that it is about, counted from 0."""
     if hint := error.facts.hint:
-        url, entry = job.endpoints[number].url, job.config.endpoints()[number]
+        url, entry = job.addresses[number].url, job.config.endpoints()[number]
         tell("  " + hint.format(key_env=entry.api_key_env, endpoint=url.partition("?")[0], run=job.run_path))
 
 

@@ -96,6 +96,9 @@ class Console:
     def tell(self, text: str) -> None:
         self.lines.append(text)
 
+    def advance(self, done: int, total: int) -> None:
+        """A plan's progress; not kept."""
+
 
 class StandIn:
     """A connection to a stand-in server. chat: has `post(body)`. steps: functions in place of the usual ones."""

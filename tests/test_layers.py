@@ -13,27 +13,27 @@ MAY_IMPORT = {
     "rules": {"nouns", "rules"},
     "vision": {"nouns", "vision"},
     "edges": {"nouns"},
-    "sources": {"nouns", "sources"},
+    "sources": {"nouns", "pictures", "sources"},
     "pictures": {"nouns", "pictures"},
     "store": {"nouns", "store"},
     "accounts": {"nouns", "rules", "vision", "edges", "sources", "pictures", "store", "accounts"},
     "pages": {"nouns", "pictures", "store", "accounts", "pages"},
     "wiring": {"nouns", "rules", "vision", "edges", "sources", "pictures", "store", "accounts", "wiring"},
-    "builtin": {"rules", "vision", "builtin"},
+    "builtin": {"nouns", "rules", "pictures", "vision", "builtin"},
 }
 # the files that may see an outside library
 ROOMS = {
     "aiohttp": {"edges.chat", "pictures.remote", "builtin.server"},
-    "sqlite3": {"store.journal"},
+    "sqlite3": {"store.database", "store.salvage"},
     "PIL": {f"pictures.{room}" for room in ("decode", "colour", "encode", "prepare")} | {"builtin.describer"},
     "tenacity": {"rules.retry"},
     "genai_prices": {"rules.prices"},
     "jinja2": {"pages.html"},
     "matplotlib": {"pages.plots"},
-    "pyarrow": {"store.parts", "sources.parquet_file", "pages.selection", "pages.paging"}
+    "pyarrow": {"store.parts", "sources.manifest", "pages.gallery"}
     | {f"accounts.{room}" for room in ("dataset", "spent", "report", "grouping", "anomalies")},
     "fcntl": {"store.folder"},
-    "numpy": {"pictures.metadata", "pictures.decode", "sources.manifest", "pages.selection", "pages.paging"}
+    "numpy": {"pictures.metadata", "pictures.decode", "sources.manifest", "pages.gallery"}
     | {f"accounts.{room}" for room in ("histogram", "report", "anomalies")},
     "pybase64": {"pictures.prepare"},
     "tqdm": set(),

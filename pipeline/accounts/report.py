@@ -25,7 +25,8 @@ from ..nouns.rows import Spending, Usage
 from ..rules.prices import PriceBook
 from ..store import parts
 from ..store.folder import RunFolder
-from ..store.journal import IN_FLIGHT, Journal
+from ..store.journal import Journal
+from ..store.unanswered import IN_FLIGHT
 from . import anomalies, dataset
 from .anomalies import Anomalies
 from .grouping import Key, keys

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from ..nouns.errors import RunError, disk_error
-from ..nouns.rows import Choice, Outcome, Row
+from ..nouns.rows import Choice, Outcome, Reply, Row
+from .durable import publish
 
 # Arrow's own allocator keeps pages of every size it ever gave out, a little more with each part of a long run
 pa.set_memory_pool(pa.system_memory_pool())
@@ -87,6 +87,7 @@ _LAST_MILLISECOND = 253_402_300_799_999  # end of the year 9999: what pandas can
 
 
 def part_name(number: int) -> str:
+    """The file name of a part; `part_number` reads it back."""
     return f"part-{number:05d}.parquet"
 
 
@@ -126,31 +127,38 @@ def to_record(outcome: Outcome, model: str) -> str:
         record["sent_height"] = first.height
         record["sent_bytes"] = first.byte_count
     if reply:
-        choice, usage = reply.choices[0], reply.usage
-        record["content"] = choice.content
-        record["finish_reason"] = choice.finish_reason
-        record["finish"] = choice.finish
-        record["refusal"] = choice.refusal
-        record["tool_calls"] = choice.tool_calls
-        if len(reply.choices) > 1 or choice.logprobs:
-            record["choices"] = [_choice(c) for c in reply.choices]
-        record["prompt_tokens"] = usage.prompt_tokens
-        record["completion_tokens"] = usage.completion_tokens
-        record["total_tokens"] = usage.total_tokens
-        record["cached_tokens"] = usage.cached_tokens
-        record["reasoning_tokens"] = usage.reasoning_tokens
-        record["usage_source"] = "reported" if usage.is_reported else "missing"
+        record |= _of_reply(reply)
         record["cost_usd"] = None if outcome.cost_usd is None else format(outcome.cost_usd, "f")
-        record["model"] = reply.model
-        record["response_id"] = reply.id
-        record["system_fingerprint"] = reply.system_fingerprint
-        if reply.created is not None and 0 <= reply.created * 1000 <= _LAST_MILLISECOND:
-            record["created"] = reply.created * 1000
     if failure:
         record["error_kind"] = failure.kind
         record["error_message"] = failure.message[:MOST_MESSAGE_CHARACTERS]
         record["http_status"] = failure.http_status
     return _dump({k: v for k, v in record.items() if v is not None})
+
+
+def _of_reply(reply: Reply) -> dict[str, Any]:
+    choice, usage = reply.choices[0], reply.usage
+    record: dict[str, Any] = {
+        "content": choice.content,
+        "finish_reason": choice.finish_reason,
+        "finish": choice.finish,
+        "refusal": choice.refusal,
+        "tool_calls": choice.tool_calls,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "usage_source": "reported" if usage.is_reported else "missing",
+        "model": reply.model,
+        "response_id": reply.id,
+        "system_fingerprint": reply.system_fingerprint,
+    }
+    if len(reply.choices) > 1 or choice.logprobs:
+        record["choices"] = [_choice(c) for c in reply.choices]
+    if reply.created is not None and 0 <= reply.created * 1000 <= _LAST_MILLISECOND:
+        record["created"] = reply.created * 1000
+    return record
 
 
 # made once: json.dumps with options makes one for each call
@@ -230,9 +238,7 @@ def _write(path: Path, content: Iterable[pa.Table]) -> int:
             for table in content:
                 writer.write_table(table)
                 rows += table.num_rows
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
+        publish(temporary, path)
     except (OSError, pa.ArrowException) as error:
         with contextlib.suppress(OSError):  # on a full disk half a part is room for others
             temporary.unlink(missing_ok=True)
@@ -241,15 +247,6 @@ def _write(path: Path, content: Iterable[pa.Table]) -> int:
         raise RunError(f"{path}: cannot be written ({error})", kind="disk") from error
     pa.default_memory_pool().release_unused()  # or a night's parts keep the largest of each size
     return rows
-
-
-def sync(path: Path) -> None:
-    """fsync of a file or a folder: on disk before we go on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ------------------------------------------------------------------------------- reading

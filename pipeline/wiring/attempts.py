@@ -59,6 +59,11 @@ class _Trace:
     avoid: set[Endpoint] = field(default_factory=set)
     answers: list[Answer] = field(default_factory=list)  # oldest first; the last one is the row's
 
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Where the last attempt went."""
+        return None if self.last is None else self.last.endpoint
+
 
 class Attempts:
     """Takes single rows through their attempts.
@@ -98,8 +103,8 @@ class Attempts:
             if self._drain.is_stopping and not isinstance(error, RowError):
                 return None
             failure = Failure(error.kind, str(error), error.http_status)
-            return Ended(_outcome(trace, failure=failure), trace.last and trace.last.endpoint)
-        return Ended(_outcome(trace, reply=_joined(trace.answers)), trace.last and trace.last.endpoint)
+            return Ended(_outcome(trace, failure=failure), trace.endpoint)
+        return Ended(_outcome(trace, reply=_joined(trace.answers)), trace.endpoint)
 
     def row_ended(self, endpoint: Endpoint, failure: Failure | None) -> None:
         """A row's end is recorded. Raises RunError where that disables the last endpoint."""

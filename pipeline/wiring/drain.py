@@ -55,7 +55,7 @@ class Drain:
 
     def cancel_waiting(self) -> None:
         """Cancel every task but those that are protected and the one that calls."""
-        current = asyncio.current_task()
+        current = asyncio.current_task() if self.tasks else None  # a stop before `run` has no loop
         for task in self.tasks - self._protected:
             if task is not current:
                 task.cancel()

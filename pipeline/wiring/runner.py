@@ -43,6 +43,7 @@ class Runner:
         self._pictures = pictures
         self._recorder = recorder
         self._dispatcher = dispatcher
+        self.tally = tally
         self._drain = Drain()
         self._accounting = Accounting(tally, recorder)
         self._attempts = Attempts(dispatcher, self._drain, self._accounting, recorder, limits, chance)

@@ -416,7 +416,7 @@ def test_an_unknown_price_is_no_budget(tmp_path):
     other = captionmill(*arguments[:-2], base_url="http://127.0.0.1:9", cwd=tmp_path)  # dollars again
     assert "CNY" in done.stderr
     assert other.returncode == 2
-    assert "what its answers cost is in CNY, these prices are in USD" in other.stderr
+    assert "in CNY, these prices are in USD" in other.stderr
     table = pd.read_parquet(tmp_path / "p-captions/results")
     assert list(table.cost_usd) == list(
         (20 * table.prompt_tokens + 60 * table.completion_tokens) / Decimal(10**6)

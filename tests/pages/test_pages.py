@@ -14,9 +14,10 @@ from captionmill.accounts.report import read_report
 from captionmill.nouns.rows import Choice, Failure, Outcome, Reply, Row, Usage
 from captionmill.pages.report_page import write_report
 from captionmill.store import parts
-from captionmill.store.checkpoint import open_checkpoint
+from captionmill.store.checkpoint import Checkpoint
 from captionmill.store.folder import RunFolder
 from captionmill.store.journal import Entry
+from captionmill.store.recovery import open_journal
 from commands import captionmill, draw_pictures
 
 NASTY = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
@@ -48,11 +49,10 @@ def run(tmp_path):
     folder.write_run({"source": str(tmp_path / "p"), "rows": 33, "answer_settings": {}})
 
     async def write():
-        checkpoint = open_checkpoint(folder, 8)
+        checkpoint = Checkpoint(folder, open_journal(folder), 8)
         for entry in entries(30):
             await checkpoint.record(entry)
-        if checkpoint._writing:
-            await asyncio.wait([checkpoint._writing])
+        await checkpoint.parts.idle()
         checkpoint.close()
 
     asyncio.run(write())

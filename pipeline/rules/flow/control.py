@@ -132,7 +132,9 @@ class FlowControl:
 
     def state(self, now: float) -> FlowState:
         """What to show of it."""
-        limits = [self._discovered_rate(now), self.limiter.tokens and self.limiter.tokens.limit_per_minute]
+        limits = [self._discovered_rate(now)]
+        if self.limiter.tokens is not None:
+            limits.append(self.limiter.tokens.limit_per_minute)
         return FlowState(
             in_flight=self.in_flight,
             most_in_flight=self.most_in_flight,
