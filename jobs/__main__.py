@@ -12,7 +12,7 @@ from captionmill.nouns.errors import RunError, UsageError
 from . import exit_codes
 from .no_pandas import without_pandas
 from .output import silence
-from .signals import leave_at_once, on_signals, raise_interrupts
+from .signals import leave_at_once, raise_interrupts
 
 # A new command takes one line here and one file, jobs/NAME.py with a function main(argv) -> exit code:
 # label belongs to work, review to look, export to a group of its own.
@@ -69,7 +69,7 @@ def run_job(command: str, argv: list[str]) -> int:
     Until the command calls `raise_interrupts`, a signal ends the process without a traceback.
     """
     try:
-        on_signals(leave_at_once)
+        leave_at_once()
         with without_pandas():
             job = importlib.import_module(f".{command}", __package__)
             code = int(job.main(argv))

@@ -14,14 +14,14 @@ from captionmill.wiring.session import Job, Session
 
 from . import exit_codes, progress
 from .output import TERMINAL, print_line, tell
-from .signals import leave_at_once, on_signals
+from .signals import leave_at_once
 
 # what to do about the error that stopped a run, by its kind
 
 
 def run(job: Job) -> int:
     """One start of a run, from the checks to the summary. Returns the exit code."""
-    on_signals(leave_at_once)  # until the loop has handlers of its own
+    leave_at_once()  # until the loop has handlers of its own
     try:
         session = Session.open(job, TERMINAL)
     except RunError as error:

@@ -13,13 +13,13 @@ MAY_IMPORT = {
     "rules": {"nouns", "rules"},
     "vision": {"nouns", "vision"},
     "edges": {"nouns"},
-    "sources": {"nouns", "pictures", "sources"},
+    "sources": {"nouns", "sources"},
     "pictures": {"nouns", "pictures"},
     "store": {"nouns", "store"},
     "accounts": {"nouns", "rules", "vision", "edges", "sources", "pictures", "store", "accounts"},
     "pages": {"nouns", "pictures", "store", "accounts", "pages"},
     "wiring": {"nouns", "rules", "vision", "edges", "sources", "pictures", "store", "accounts", "wiring"},
-    "builtin": {"nouns", "rules", "pictures", "vision", "builtin"},
+    "builtin": {"rules", "vision", "builtin"},
 }
 # the files that may see an outside library
 ROOMS = {
@@ -30,10 +30,10 @@ ROOMS = {
     "genai_prices": {"rules.prices"},
     "jinja2": {"pages.html"},
     "matplotlib": {"pages.plots"},
-    "pyarrow": {"store.parts", "sources.manifest", "pages.gallery"}
+    "pyarrow": {"store.parts", "sources.parquet_file", "pages.selection", "pages.paging"}
     | {f"accounts.{room}" for room in ("dataset", "spent", "report", "grouping", "anomalies")},
     "fcntl": {"store.folder"},
-    "numpy": {"pictures.metadata", "pictures.decode", "sources.manifest", "pages.gallery"}
+    "numpy": {"pictures.metadata", "pictures.decode", "sources.manifest", "pages.selection", "pages.paging"}
     | {f"accounts.{room}" for room in ("histogram", "report", "anomalies")},
     "pybase64": {"pictures.prepare"},
     "tqdm": set(),

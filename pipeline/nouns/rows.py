@@ -6,9 +6,10 @@ manifest -> Row -> (Picture, ...) -> HttpAnswer -> Reply -> Outcome -> parts
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
+from typing import Protocol
 
 from .errors import RowError
 
@@ -50,23 +51,25 @@ class Picture:
     sha256: str
 
 
-def _no_border(width: int, height: int) -> tuple[int, int]:
-    return width, height
-
-
-@dataclass(frozen=True, slots=True)
-class PictureBounds:
+class PictureBounds(Protocol):
     """In what size pictures are sent, and what they may weigh; by settings and model.
 
-    fit: (width, height, pictures in the row) -> the size to send, never larger. canvas: that size with
-    the border that the provider needs. base64_bytes: of one picture as it is sent, None: any.
-    request_bytes: of all pictures of a row, None: any.
+    base64_bytes: of one picture as it is sent, None: any. request_bytes: of all pictures of a row, None: any.
     """
 
-    fit: Callable[[int, int, int], tuple[int, int]]
-    canvas: Callable[[int, int], tuple[int, int]] = _no_border
-    base64_bytes: int | None = None
-    request_bytes: int | None = None
+    @property
+    def base64_bytes(self) -> int | None:
+        """Of one picture."""
+
+    @property
+    def request_bytes(self) -> int | None:
+        """Of all pictures of a row."""
+
+    def fit(self, width: int, height: int, count: int) -> tuple[int, int]:
+        """The size to send for a picture of this size in pixels, never larger. count: pictures in the row."""
+
+    def canvas(self, width: int, height: int) -> tuple[int, int]:
+        """That size with the border that the provider needs."""
 
 
 # a row with its pictures, or with the reason why there are none

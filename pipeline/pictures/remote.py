@@ -10,8 +10,9 @@ import asyncio
 import ipaddress
 import socket
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
+from typing import Protocol
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -45,21 +46,36 @@ class _Transient(Exception):
     """A retry may help."""
 
 
+class AddressRule(Protocol):
+    """Which hosts pictures may be fetched from."""
+
+    def allows(self, address: str) -> bool:
+        """Whether an IP address may be connected to."""
+
+
+class PublicOnly:
+    """Public addresses only: a manifest from elsewhere must not read this machine's network."""
+
+    def allows(self, address: str) -> bool:
+        """Whether the address is public."""
+        return is_public(address)
+
+
 class RemotePictures:
     """Downloads pictures. An async context: its connections are closed at the end.
 
-    may_reach: whether an IP address may be connected to.
+    rule: which IP addresses may be connected to.
     """
 
-    def __init__(self, may_reach: Callable[[str], bool] = is_public) -> None:
-        self._may_reach = may_reach
+    def __init__(self, rule: AddressRule | None = None) -> None:
+        self._rule = rule or PublicOnly()
         self._session: aiohttp.ClientSession | None = None
         self._turns_by_host: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(_MAX_PER_HOST)
         )
 
     async def __aenter__(self) -> RemotePictures:
-        connector = aiohttp.TCPConnector(resolver=_CheckedResolver(self._may_reach), limit=0)
+        connector = aiohttp.TCPConnector(resolver=_CheckedResolver(self._rule), limit=0)
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
@@ -119,7 +135,7 @@ class RemotePictures:
                 ipaddress.ip_address(host)
             except ValueError:
                 continue  # a name
-            if not self._may_reach(host):
+            if not self._rule.allows(host):
                 raise RowError(f"{url}: {_refusal(host)}", kind="image_remote")
 
 
@@ -141,8 +157,8 @@ def _refusal(address: str) -> str:
 class _CheckedResolver(AbstractResolver):
     """Resolves names; returns only addresses that may be connected to."""
 
-    def __init__(self, may_reach: Callable[[str], bool]) -> None:
-        self._may_reach = may_reach
+    def __init__(self, rule: AddressRule) -> None:
+        self._rule = rule
         self._inner = aiohttp.ThreadedResolver()
 
     async def resolve(
@@ -150,7 +166,7 @@ class _CheckedResolver(AbstractResolver):
     ) -> list[ResolveResult]:
         """Raises ValueError where the name has only addresses that may not be connected to."""
         found = await self._inner.resolve(host, port, family)
-        allowed = [result for result in found if self._may_reach(result["host"])]
+        allowed = [result for result in found if self._rule.allows(result["host"])]
         if found and not allowed:
             raise ValueError(_refusal(found[0]["host"]))
         return allowed

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 from ..nouns.config import ChatSettings
 from ..nouns.rows import TokenEstimate, Usage
@@ -68,6 +68,13 @@ class _Recent:
         return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
+class PictureTokens(Protocol):
+    """The formula of a model family."""
+
+    def tokens(self, width: int, height: int, detail: str | None) -> int:
+        """Tokens of one picture of this size in pixels."""
+
+
 class TokenEstimator:
     """Estimates the requests of one run and learns from the usage that comes back.
 
@@ -75,11 +82,11 @@ class TokenEstimator:
     much as the formula or a third. So the prompt is corrected by the median of reported / formula, by size
     class (powers of two of the formula) once a class has five answers, by all classes before.
 
-    chat: its system message, detail, n and max_tokens count for every row. picture_tokens: (width, height,
-    detail) -> tokens of one picture.
+    chat: its system message, detail, n and max_tokens count for every row. picture_tokens: the formula of the
+    model's family.
     """
 
-    def __init__(self, chat: ChatSettings, picture_tokens: Callable[[int, int, str | None], int]) -> None:
+    def __init__(self, chat: ChatSettings, picture_tokens: PictureTokens) -> None:
         self._picture_tokens = picture_tokens
         self._detail = chat.detail
         self._longest_answer = chat.answer_tokens
@@ -97,7 +104,7 @@ class TokenEstimator:
 
         sizes_px: (width, height) of each picture, as it is sent.
         """
-        pictures = sum(self._picture_tokens(width, height, self._detail) for width, height in sizes_px)
+        pictures = sum(self._picture_tokens.tokens(width, height, self._detail) for width, height in sizes_px)
         formula = self._system_tokens + text_tokens(prompt) + pictures
         correction = self._corrections.get(_size_class(formula), self._corrections.get(None, 1.0))
         return TokenEstimate(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..nouns.errors import RunError, disk_error
+from ..nouns.errors import RunError, disk_error, kind_of_cause
 
 _BUSY_SECONDS = 30.0  # how long SQLite waits for another connection's lock
 
@@ -125,16 +125,6 @@ class Database:
             raise _run_error(self.path, verb, error) from error
 
 
-# errors of the system, by SQLite's name for them; every other error means that the file is damaged
-_SYSTEM_KINDS = {
-    "SQLITE_FULL": "disk",
-    "SQLITE_IOERR": "disk",
-    "SQLITE_READONLY": "no_access",
-    "SQLITE_PERM": "no_access",
-    "SQLITE_CANTOPEN": "disk",
-}
-
-
 def _run_error(path: Path, verb: str, error: sqlite3.Error) -> RunError:
     name = getattr(error, "sqlite_errorname", None) or ""
     if name.startswith("SQLITE_CANTOPEN"):  # SQLite does not say why it cannot open a file; the system does
@@ -142,8 +132,8 @@ def _run_error(path: Path, verb: str, error: sqlite3.Error) -> RunError:
             os.close(os.open(path, os.O_RDWR))
         except OSError as cause:
             return disk_error(path, verb, cause)
-    kind = next((kind for start, kind in _SYSTEM_KINDS.items() if name.startswith(start)), "journal")
-    return RunError(f"{path}: cannot be {verb} ({error})", kind=kind)
+    primary = "_".join(name.split("_")[:2])  # SQLITE_IOERR_WRITE -> SQLITE_IOERR
+    return RunError(f"{path}: cannot be {verb} ({error})", kind=kind_of_cause(primary) or "journal")
 
 
 def is_blank(path: Path) -> bool:

@@ -42,7 +42,7 @@ class HttpConnection:
         self._client = client
         self._money = _Money(prices, self.model, entry.price)
         self._console = console
-        self._estimator = TokenEstimator(config, vision_model(self.model, config.image_rules).family.tokens)
+        self._estimator = TokenEstimator(config, vision_model(self.model, config.image_rules).family)
         self._builder = RequestBuilder(config, self.model)
 
     def estimate(self, ask: Ask) -> TokenEstimate:

@@ -280,7 +280,7 @@ def _until_deadline(text: str | None, runner: Runner) -> Iterator[None]:
     if text is None:
         yield
         return
-    watch = asyncio.create_task(deadline.keep(text, runner.stop))
+    watch = asyncio.create_task(deadline.watch_deadline(text, runner))
     try:
         yield
     finally:

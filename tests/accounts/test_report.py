@@ -243,9 +243,9 @@ def test_a_long_run_is_summed_up_in_bounded_memory(tmp_path):
         part.unlink()
     parts.write_table(first, (parts.to_record(answer(n), "gpt-4o") for n in range(5000)))
     journal = Journal(folder.journal)
-    with journal._changing():
-        journal._db.execute("DELETE FROM parts")
-        journal._db.execute("DELETE FROM waiting")
+    with journal.database.changing():
+        journal.database.run("DELETE FROM parts")
+        journal.database.run("DELETE FROM waiting")
     for number in range(200):
         if number:
             os.link(first, folder.results / parts.part_name(number))

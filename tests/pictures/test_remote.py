@@ -61,9 +61,16 @@ def web(pages: dict[str, tuple[int, dict[str, str], bytes]]) -> Iterator[tuple[s
         server.server_close()
 
 
+class Allowing:
+    """An address rule made from a function."""
+
+    def __init__(self, may_reach) -> None:
+        self.allows = may_reach
+
+
 def fetch(*urls: str, may_reach=lambda address: True) -> list[bytes | RowError]:
     async def run() -> list[bytes | RowError]:
-        async with RemotePictures(may_reach) as pictures:
+        async with RemotePictures(Allowing(may_reach)) as pictures:
             found = await pictures.fetch_all(urls)
             return [found[url] for url in urls]
 
@@ -84,7 +91,7 @@ def test_a_picture_is_fetched_and_prepared():
         async def run():
             config = RunConfig(model="m")
             preparer = PicturePreparer(config, picture_bounds(config))
-            async with RemotePictures(lambda address: True) as pictures:
+            async with RemotePictures(Allowing(lambda address: True)) as pictures:
                 pool = PicturePool(preparer, pictures)
                 try:
                     return [(await pool.prepare([Row(u, (u,), (u,), "?")]))[0][1] for u in urls]
@@ -140,7 +147,7 @@ def test_a_server_that_stands_still_is_left(monkeypatch):
         asked: list[bytes] = []
         server = await asyncio.start_server(stand_still, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/a.jpg"
-        async with RemotePictures(lambda address: True) as pictures:
+        async with RemotePictures(Allowing(lambda address: True)) as pictures:
             found = (await pictures.fetch_all([url]))[url]
         server.close()
         return found, len(asked)

@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 from scripted_chat import PICTURE
 
 
-def picture_tokens(width: int, height: int, detail: str | None) -> int:
-    """A model for which every picture is worth 255."""
-    return 255
+class EveryPicture255:
+    """A model for which every picture is worth 255 tokens."""
+
+    def tokens(self, width: int, height: int, detail: str | None) -> int:
+        return 255
 
 
 # ------------------------------------------------------------------------------- tokens
@@ -47,7 +49,7 @@ def test_tokens_by_lengths(narrow, wide):
 def test_an_estimate_counts_all_that_may_be_charged():
     """System message, prompt, every picture, and the longest answer n times."""
     chat = ChatSettings(model="m", system="four" * 10, max_tokens=100, n=2)
-    estimate = TokenEstimator(chat, picture_tokens).estimate("x" * 40, [(512, 512), (512, 512)])
+    estimate = TokenEstimator(chat, EveryPicture255()).estimate("x" * 40, [(512, 512), (512, 512)])
     assert (estimate.formula, estimate.prompt, estimate.longest_answer) == (530, 530, 200)
     assert estimate.likely_answer == 200  # nothing is known yet
 
@@ -55,7 +57,7 @@ def test_an_estimate_counts_all_that_may_be_charged():
 @pytest.mark.parametrize("factor", [3.0, 1 / 3])
 def test_an_estimate_learns_what_the_endpoint_counts(factor):
     """Ten answers at three times or a third of the formula: the next estimate is within 2 %, outliers or not."""
-    estimator = TokenEstimator(ChatSettings(model="m", max_tokens=500), picture_tokens)
+    estimator = TokenEstimator(ChatSettings(model="m", max_tokens=500), EveryPicture255())
     for number in range(40):
         estimate = estimator.estimate("p" * 40, [(1024, 1024)])
         odd = 50 if number % 9 == 4 else 1  # a relay that now and then counts the base64 as text
@@ -72,7 +74,7 @@ def test_an_estimate_learns_what_the_endpoint_counts(factor):
 )  # fmt: skip
 def test_the_most_that_a_prompt_may_take(reported_ratios, worst_ratio):
     """The formula times the worst ratio of late, at least 1.25 before five answers and 1 after; 5 % more; 64 tokens."""
-    estimator = TokenEstimator(ChatSettings(model="m"), picture_tokens)
+    estimator = TokenEstimator(ChatSettings(model="m"), EveryPicture255())
     for ratio in reported_ratios:
         estimate = estimator.estimate("p" * 180, [(512, 512)])
         estimator.learn(estimate, Usage(int(estimate.formula * ratio), 10))
@@ -83,7 +85,7 @@ def test_the_most_that_a_prompt_may_take(reported_ratios, worst_ratio):
 
 def test_size_classes_learn_apart():
     """A model that counts every picture alike: small ones cost more than the formula, large ones less."""
-    estimator = TokenEstimator(ChatSettings(model="m"), picture_tokens)
+    estimator = TokenEstimator(ChatSettings(model="m"), EveryPicture255())
     for size in [(300, 300), (2048, 4096)] * 20:
         estimator.learn(estimator.estimate("", [size]), Usage(800, 10))
     for size in ((300, 300), (2048, 4096)):
@@ -92,7 +94,7 @@ def test_size_classes_learn_apart():
 
 def test_answers_without_usage_teach_nothing():
     """Zero and missing counts are no measurement."""
-    estimator = TokenEstimator(ChatSettings(model="m"), picture_tokens)
+    estimator = TokenEstimator(ChatSettings(model="m"), EveryPicture255())
     for _ in range(20):
         estimator.learn(estimator.estimate("", [(512, 512)]), Usage(0, None))
         estimator.learn(estimator.estimate("", [(512, 512)]), Usage())
@@ -101,7 +103,7 @@ def test_answers_without_usage_teach_nothing():
 
 def test_what_is_held_back_for_a_prompt_has_a_margin():
     """The most that was lately reported for a token of the formula (1.25 before five answers), 5 %, 64 for a template."""
-    estimator = TokenEstimator(ChatSettings(model="m", max_tokens=500), picture_tokens)
+    estimator = TokenEstimator(ChatSettings(model="m", max_tokens=500), EveryPicture255())
 
     def most() -> tuple[int, int | None]:
         estimate = estimator.estimate("p" * 180, [(1024, 1024)])
