@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator
 from ..nouns.config import LimitSettings
 from ..nouns.errors import RunError
 from ..nouns.rows import Prepared, Row, Tally
+from ..rules.budget import Budget
 from .accounting import Accounting
 from .attempts import Attempts
 from .dispatcher import Dispatcher
@@ -55,6 +56,11 @@ class Runner:
     def in_flight(self) -> int:
         """Requests in flight."""
         return self._dispatcher.in_flight
+
+    @property
+    def budget(self) -> Budget | None:
+        """What the run may spend; None for no bound."""
+        return self._dispatcher.budget
 
     @property
     def stopped_by(self) -> RunError | None:

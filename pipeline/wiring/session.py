@@ -61,7 +61,7 @@ class Job:
 class Session:
     """One start of a run. Make it with `open`, use `run` once, then `close`. `tally` may be read at any time.
 
-    run_file: of a locked folder. deadline: as `--deadline` has it; None for none. budget: None for no bound.
+    run_file: of a locked folder. deadline: as `--deadline` has it; None for none.
     """
 
     def __init__(
@@ -71,8 +71,6 @@ class Session:
         feed: Feed,
         supplies: Supplies,
         runner: Runner,
-        *,
-        budget: Budget | None,
         deadline: str | None,
     ) -> None:
         self._run_file = run_file
@@ -80,7 +78,6 @@ class Session:
         self._feed = feed
         self._supplies = supplies
         self._runner = runner
-        self.budget = budget
         self.currency = supplies.prices.currency  # of all money of this run
         self._deadline = deadline
         self._started_at = time.monotonic()  # seconds
@@ -178,6 +175,11 @@ class Session:
         return self._run_file.endpoints_before
 
     @property
+    def budget(self) -> Budget | None:
+        """What this run may spend; None for no bound."""
+        return self._runner.budget
+
+    @property
     def tally(self) -> Tally:
         """Counts of this start."""
         return self._runner.tally
@@ -256,7 +258,7 @@ def _assemble(
     recorder = CheckpointRecorder(checkpoint, config.model, job.addresses, console)
     dispatcher = Dispatcher(supplies.endpoints, budget)
     runner = Runner(supplies.pool, recorder, dispatcher, config, tally, chance)
-    return Session(run_file, checkpoint, feed, supplies, runner, budget=budget, deadline=config.deadline)
+    return Session(run_file, checkpoint, feed, supplies, runner, config.deadline)
 
 
 def _facts(job: Job, survey: Survey, currency: str) -> RunFacts:
