@@ -236,6 +236,16 @@ def test_the_kind_of_a_failed_file_operation(number, kind):
     assert errors.disk_error("run/a", "written", error).kind == kind
 
 
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [("SQLITE_FULL", "disk"), ("SQLITE_IOERR", "disk"), ("SQLITE_CANTOPEN", "disk"), ("SQLITE_READONLY", "no_access"),
+     ("SQLITE_PERM", "no_access"), ("SQLITE_CORRUPT", None), ("", None), (None, None)],
+)  # fmt: skip
+def test_the_kind_of_a_journal_that_sqlite_cannot_use(cause, kind):
+    """What the table does not list is damage."""
+    assert errors.kind_of_cause(cause) == kind
+
+
 def test_only_what_may_pass_is_a_transient_error():
     """The three classes that are tried again, and no fourth."""
     assert {k.error for k in KINDS.values() if issubclass(k.error, TransientError)} == {
