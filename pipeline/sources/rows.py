@@ -118,7 +118,7 @@ def _checked_id(value: Any, where: str) -> str:
         raise UsageError(f"{where}: the `id` is empty")
     identity = printable(str(value))
     if "\0" in identity:
-        raise UsageError(f"{where}: the `id` contains a NUL character")
+        raise UsageError(f"{where}: the `id` holds a NUL character")
     return identity
 
 
