@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..nouns.config import ChatSettings
 from ..nouns.rows import TokenEstimate, Usage
+
+if TYPE_CHECKING:  # `report` and `status` count tokens without settings
+    from ..nouns.config import ChatSettings
 
 # The most that a prompt may take: its formula times the worst ratio that usage has shown of late, times _MARGIN, and
 # TEMPLATE_TOKENS for the chat template. UNLEARNED_RATIO stands in until there are enough answers: by so much formulas may

@@ -14,6 +14,7 @@ from captionmill.nouns.rows import Ask, LimitReport, Row, TokenEstimate
 from captionmill.rules.flow.bucket import MARGIN_SECONDS, TokenBucket
 from captionmill.rules.flow.control import Admission
 from captionmill.rules.flow.limits import Limiter
+from captionmill.rules.flow.schedule import Schedule
 from captionmill.wiring.dispatcher import Dispatcher
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -275,16 +276,18 @@ def test_what_was_refused_is_not_charged():
     wanted = TokenEstimate(500, 500, 0, 0)
     refusal = RateLimited("429", kind="rate_limited", http_status=429, retry_after_seconds=0.0)
     flow.start(0.0)
-    first = flow.admit(20.0, wanted)
-    flow.failed(20.0, first, refusal, "r1", 1)
-    rate = flow.discovery.per_minute(40.0)
-    assert rate is not None
-    second = flow.admit(40.0, wanted)
-    waiting = flow.wait_seconds(40.0, wanted)
-    flow.failed(40.0, second, refusal, "r2", 1)
-    assert flow.limiter.tokens.used_last_minute(40.0) == 0
-    assert flow.state(40.0).tokens_last_minute == 0
-    assert flow.wait_seconds(40.0, wanted) < waiting
+    flow.admit(20.0, wanted)
+    refused = flow.admit(20.0, wanted)
+    assert flow.limiter.wait_seconds(20.0, 500) == pytest.approx(5.0)
+    flow.failed(20.0, refused, refusal, "r1", 1)
+    assert flow.limiter.wait_seconds(20.0, 500) == 0
+    assert flow.limiter.tokens.used_last_minute(20.0) == flow.state(20.0).tokens_last_minute == 500
+    schedule = Schedule(burst_seconds=1.0)
+    schedule.restart(0.0)
+    slot = schedule.take(1.0, 1000, per_minute=60_000)
+    assert schedule.wait_seconds(1.0, 1000, per_minute=60_000) == pytest.approx(1.0)
+    schedule.settle(1.0, slot, 0)
+    assert schedule.wait_seconds(1.0, 1000, per_minute=60_000) == 0
 
 
 def test_a_burst_is_not_held_against_us_for_long():

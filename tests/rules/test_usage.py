@@ -128,7 +128,7 @@ def test_a_run_can_stop_on_it(tmp_path):
         assert stats(url)["answers"] == 60 - saved
 
 
-def test_one_endpoint_of_several_is_put_aside_for_it(tmp_path):
+def test_one_endpoint_of_several_is_disabled_for_it(tmp_path):
     """The others do the rest."""
     draw_pictures(tmp_path / "p", 40)
     with (
@@ -142,7 +142,7 @@ def test_one_endpoint_of_several_is_put_aside_for_it(tmp_path):
         done = captionmill("caption", "p", "--config", "run.toml", "-o", "run", cwd=tmp_path)
         assert lying.requests < 12
     assert done.returncode == 0, done.stderr
-    assert "put aside: " in done.stderr
+    assert "endpoint disabled: " in done.stderr
     assert len(results(tmp_path / "run")) == 40
 
 

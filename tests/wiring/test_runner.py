@@ -295,7 +295,7 @@ def test_an_outage_without_end_stops_the_run():
     """After --max-outage: stop, resumable, with how long it lasted; no row has failed."""
     script = itertools.chain([good()] * 20, always(ConnectionLost("no route", kind="cannot_connect")))
     bench = Bench(ScriptedChat(script), 1000, max_outage=600.0).run()
-    assert "no route, for 6" in str(bench.runner.stopped_by)
+    assert "no route (down for 6" in str(bench.runner.stopped_by)
     assert (bench.tally.answered, bench.tally.failed) == (20, 0)
 
 

@@ -112,7 +112,7 @@ def test_the_recorder_keeps_outcomes_without_keys(tmp_path):
     """An answer has no kind, a failure has one; every endpoint's key is removed; losses and lines are passed on."""
     memory, told = Memory(), []
     other = Address("http://b.test/v1", "sk-another-long-key")
-    recorder = CheckpointRecorder(memory, "m", [Address("http://a.test/v1", KEY), other], told.append)
+    recorder = CheckpointRecorder(memory, "m", [Address("http://a.test/v1", KEY), other], Console(told))
 
     async def record() -> None:
         await recorder.record(answer(1))
