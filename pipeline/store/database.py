@@ -26,8 +26,9 @@ class Database:
 
     def __init__(self, path: Path, create: bool = False) -> None:
         self.path = path
-        with self._naming("used as a journal"):
+        with self._naming("used as a journal"), contextlib.ExitStack() as undo:
             self._connection = self._connect("mode=rwc" if create else "mode=rw")
+            undo.callback(self.close)
             if create:
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute("PRAGMA synchronous=FULL")
@@ -35,6 +36,7 @@ class Database:
                 self._allow_reading()
             # of the file that was opened: SQLite writes on into a deleted file without an error
             self._inode = path.stat().st_ino
+            undo.pop_all()
 
     def _connect(self, parameters: str) -> sqlite3.Connection:
         uri = f"{self.path.absolute().as_uri()}?{parameters}"
