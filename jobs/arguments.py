@@ -9,24 +9,21 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import os
 import re
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from captionmill.nouns.config import GROUPS, EndpointEntry, PriceTable, RunConfig
 from captionmill.nouns.errors import UsageError
+from captionmill.wiring.addresses import default_run_path
 from pydantic import ValidationError
 
 from .parser import Parser
 
 if TYPE_CHECKING:
-    from captionmill.nouns.address import Address
     from pydantic.fields import FieldInfo
 
-DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _JSON_SETTINGS = frozenset({"logit_bias", "response_format", "tools", "tool_choice"})
 _REPEATED_SETTINGS = frozenset({"stop", "param"})
 _SWITCHES = frozenset({"logprobs", "strip_metadata", "allow_outside", "allow_remote"})
@@ -166,55 +163,6 @@ def read_prices(path: Path | None) -> PriceTable | None:
     except ValidationError as error:
         lines = (_explain_price(e | {"loc": ("prices", *e["loc"])}, path) for e in error.errors())
         raise UsageError("\n".join(dict.fromkeys(lines))) from None
-
-
-def read_endpoints(config: RunConfig) -> tuple[Address, ...]:
-    """Address and key of each endpoint, from the settings and the environment.
-
-    Raises UsageError if a key is missing or cannot be one, or an address is wrong.
-    """
-    entries = config.endpoints()
-    endpoints = [_read_endpoint(entry) for entry in entries]
-    names = [endpoint.name for endpoint in endpoints]
-    for number, (endpoint, entry) in enumerate(zip(endpoints, entries, strict=True)):
-        if names.count(endpoint.name) > 1:
-            label = next(
-                label
-                for label in (entry.api_key_env, f"{entry.api_key_env}, {entry.model}", f"entry {number + 1}")
-                if label not in {e.label for e in endpoints[:number]}
-            )
-            endpoints[number] = replace(endpoint, label=label)
-    return tuple(endpoints)
-
-
-def _read_endpoint(entry: EndpointEntry) -> Address:
-    from captionmill.nouns.address import Address, chat_completions_url
-
-    base_url = entry.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
-    key = os.environ.get(entry.api_key_env, "").strip() or None
-    endpoint = Address(chat_completions_url(base_url), key)
-    if key is None and not endpoint.is_local:
-        raise UsageError(
-            f"no key: set the variable {entry.api_key_env} to the key for {endpoint.name}"
-            " (or name another variable with --api-key-env, or api_key_env in its [[endpoint]])"
-        )
-    if key is not None and not (key.isascii() and key.isprintable()):
-        raise UsageError(
-            f"the key in {entry.api_key_env} has characters that cannot be part of a key (only printable ASCII can)"
-        )
-    return endpoint
-
-
-def default_run_path(source: Path) -> Path:
-    """The run folder of a source, in the working directory: photos/ -> photos-captions, data.csv -> data-captions.
-
-    Raises UsageError if the path cannot be resolved.
-    """
-    try:
-        path = source.resolve()
-        return Path(f"{path.stem if path.is_file() else path.name}-captions")
-    except (OSError, RuntimeError) as error:  # a name that is too long, a link to itself
-        raise UsageError(f"{source}: cannot be read ({error})") from None
 
 
 # ------------------------------------------------------------------------------- flags

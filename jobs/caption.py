@@ -21,7 +21,6 @@ from .arguments import (
     add_resume_flags,
     add_settings,
     add_source,
-    read_endpoints,
     read_retry_failed,
     read_settings,
     read_source,
@@ -93,13 +92,14 @@ def job_of(arguments: Namespace) -> Job:
     retry_failed = read_retry_failed(arguments)
     config = make_room(read_settings(arguments), TERMINAL)
     source, run_path = read_source(arguments)
+    from captionmill.wiring.addresses import read_addresses
     from captionmill.wiring.session import Job
 
     return Job(
         source=source,
         run_path=run_path,
         config=config,
-        addresses=read_endpoints(config),
+        addresses=read_addresses(config),
         retry_failed=retry_failed,
         is_moved=arguments.moved,
     )

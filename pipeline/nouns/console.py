@@ -17,3 +17,13 @@ class ProgressConsole(Console, Protocol):
 
     def advance(self, done: int, total: int) -> None:
         """So many of `total` are done."""
+
+
+class Silent:
+    """A console that shows nothing."""
+
+    def tell(self, text: str) -> None:
+        """Show nothing."""
+
+    def advance(self, done: int, total: int) -> None:
+        """Show nothing."""
