@@ -13,6 +13,6 @@ if __name__ == "jobs":  # `python -m jobs` in a checkout, nothing installed: its
         _root / "pipeline" / "__init__.py",
         submodule_search_locations=[str(_root / "pipeline"), str(_root)],
     )
-    assert _spec is not None and _spec.loader is not None  # noqa: S101, PT018  the file lies beside this one
+    assert _spec is not None and _spec.loader is not None  # noqa: S101  the file lies beside this one
     sys.modules["captionmill"] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules["captionmill"])
