@@ -304,7 +304,7 @@ class LimitSettings(Group):
         return any(b is not None for b in (self.budget_usd, self.budget_tokens, self.budget_requests))
 
 
-class EndpointSettings(Group):
+class ConnectionSettings(Group):
     """Who is asked. The key itself is never a setting, only the name of its variable."""
 
     base_url: str | None = Field(
@@ -421,7 +421,7 @@ class TableSettings(Group):
     prices: PriceTable | None = Field(None, description="[prices] by model")
 
 
-class RunConfig(ChatSettings, ImageSettings, LimitSettings, EndpointSettings, RunSettings, TableSettings):
+class RunConfig(ChatSettings, ImageSettings, LimitSettings, ConnectionSettings, RunSettings, TableSettings):
     """All settings of one start, flat: the names of flags and of TOML keys."""
 
     @model_validator(mode="after")
@@ -467,7 +467,7 @@ GROUPS: tuple[tuple[str, type[Group]], ...] = (
     ("request", ChatSettings),
     ("images", ImageSettings),
     ("limits, retries, budgets", LimitSettings),
-    ("endpoint", EndpointSettings),
+    ("endpoint", ConnectionSettings),
     ("run", RunSettings),
 )
 
