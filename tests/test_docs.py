@@ -30,7 +30,7 @@ TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 # a block that is run, or written to a file of that name for those after it
 BLOCK = re.compile(r"<!-- (runs|file: (?P<name>\S+)) -->\n```(?P<language>\w+)\n(?P<text>.*?)```", re.S)
 # of other programs: git hooks, ruff, benchmarks, mkdocs, docs/tree.py
-FOREIGN_FLAGS = {"--check", "--update", "--rows", "--repeat", "--strict"}
+FOREIGN_FLAGS = {"--config-settings", "--check", "--update", "--rows", "--repeat", "--strict"}
 
 
 def docs_page(name: str) -> str:
