@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _JSON_SETTINGS = frozenset({"logit_bias", "response_format", "tools", "tool_choice"})
 _REPEATED_SETTINGS = frozenset({"stop", "param"})
-_SWITCHES = frozenset({"logprobs", "strip_metadata", "allow_outside", "allow_remote"})
+_SWITCHES = frozenset({"logprobs", "keep_thinking", "strip_metadata", "allow_outside", "allow_remote"})
 
 
 def add_source(parser: Parser) -> None:

@@ -154,6 +154,9 @@ class ChatSettings(Group):
     tool_choice: str | dict[str, JsonValue] | None = Field(
         None, description="none, auto, required, or a JSON object that names a function"
     )
+    keep_thinking: bool | None = Field(
+        None, description="leave <think>...</think> in the caption [moved to the column reasoning]"
+    )
     param: dict[str, JsonValue] | None = Field(
         None, description="any other API parameter as NAME=JSON; may be repeated"
     )
@@ -254,6 +257,12 @@ class LimitSettings(Group):
         "auto", description="obey x-ratelimit-* headers: trust, ignore, or auto (yes, except from relays)"
     )
     max_retries: int = Field(8, ge=0, le=100, description="further attempts per row after the first")
+    max_unreadable_retries: int = Field(
+        2,
+        ge=0,
+        le=100,
+        description="further attempts per row after a whole answer that cannot be read; each of them may be billed",
+    )
     retry_length: PositiveInt | None = Field(
         None,
         description="if an answer was cut off, ask once more with this as max_tokens (both are billed) [never]",

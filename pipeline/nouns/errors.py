@@ -56,6 +56,15 @@ class AnswerError(CaptionmillError):
         return KINDS[self.kind]
 
     @property
+    def bought_nothing(self) -> bool:
+        """Whether a whole answer came with a status of success, and no completion is in it.
+
+        It was billed, and so is each further try: there are few of them (`--max-unreadable-retries`).
+        """
+        is_success = self.http_status is not None and 200 <= self.http_status < 300
+        return self.facts.bought_nothing or (is_success and isinstance(self, ServerBusy))
+
+    @property
     def may_be_tried_elsewhere(self) -> bool:
         """Whether another endpoint may answer the row.
 
@@ -127,8 +136,7 @@ class Kind:
     is_tried_elsewhere: another endpoint may answer what this one refused.
     is_unreachable: the request never reached the endpoint.
     may_clear: a person may fix it while the run waits, so the run tries again for a while.
-    is_asked_twice: a row is asked at most twice where this is the answer: a third attempt would hardly bring more, and
-    may be billed.
+    bought_nothing: a whole answer came that nobody can read: billed, so it is asked again a few times at most.
     is_upgradable: the file is whole and of an older version.
     causes: errno numbers and primary names of SQLite's result codes that have this kind.
     """
@@ -141,7 +149,7 @@ class Kind:
     is_tried_elsewhere: bool = False
     is_unreachable: bool = False
     may_clear: bool = False
-    is_asked_twice: bool = False
+    bought_nothing: bool = False
     is_upgradable: bool = False
     causes: tuple[int | str, ...] = ()
 
@@ -171,8 +179,18 @@ KINDS: Mapping[str, Kind] = {
     "relay_trouble": Kind(ServerBusy, "endpoint"),
     "server_error": Kind(ServerBusy, "endpoint"),
     "server_timeout": Kind(ServerBusy, "endpoint", may_be_billed=True),
-    "broken_answer": Kind(ServerBusy, "endpoint", may_be_billed=True),
-    "empty_answer": Kind(ServerBusy, "endpoint", is_asked_twice=True),
+    "broken_answer": Kind(
+        ServerBusy,
+        "endpoint",
+        hint="the answers of {endpoint} arrive and cannot be read, and each may be billed: error_message has what came; check the address, or use another endpoint",
+        bought_nothing=True,
+    ),
+    "empty_answer": Kind(
+        ServerBusy,
+        "endpoint",
+        hint="the answers of {endpoint} hold no text: error_message has what came; check the model",
+        bought_nothing=True,
+    ),
     "timeout": Kind(ConnectionLost, "endpoint", may_be_billed=True),
     "connection": Kind(ConnectionLost, "endpoint", may_be_billed=True),
     "cannot_connect": Kind(
@@ -192,22 +210,44 @@ KINDS: Mapping[str, Kind] = {
     "no_permission": Kind(
         AccountError,
         "endpoint",
-        hint="this key may not use this model or this endpoint: {endpoint}",
+        hint="the key in {key_env} may not use this model or this endpoint: {endpoint}",
         is_tried_elsewhere=True,
     ),
     "no_quota": Kind(
         AccountError,
         "credit",
-        hint="the account of the key in {key_env} has no money left at {endpoint}",
+        hint="the account of the key in {key_env} has no money or quota left at {endpoint}: pay, raise the limit of the key, or use another key",
         is_tried_elsewhere=True,
     ),
     "model_not_found": Kind(
-        AccountError, "endpoint", hint="check --model and the address {endpoint}", is_tried_elsewhere=True
+        AccountError,
+        "endpoint",
+        hint="check --model and the address {endpoint}; `captionmill models` lists the models there",
+        is_tried_elsewhere=True,
     ),
-    "no_vision": Kind(AccountError, "endpoint", is_tried_elsewhere=True),
-    "bad_parameter": Kind(AccountError, "endpoint", is_tried_elsewhere=True),
+    "no_vision": Kind(
+        AccountError,
+        "endpoint",
+        hint="this model takes no images at {endpoint}: use a vision model (for llama-server, start it with --mmproj)",
+        is_tried_elsewhere=True,
+    ),
+    "bad_parameter": Kind(
+        AccountError,
+        "endpoint",
+        hint="leave out or change the setting that the message names (--max-completion-tokens in place of --max-tokens, say)",
+        is_tried_elsewhere=True,
+    ),
     "wrong_address": Kind(
-        AccountError, "endpoint", hint="check the address: {endpoint}", is_tried_elsewhere=True
+        AccountError,
+        "endpoint",
+        hint="check the address {endpoint}; where the API has no /v1, give the full address, which ends in /chat/completions",
+        is_tried_elsewhere=True,
+    ),
+    "blocked": Kind(
+        AccountError,
+        "endpoint",
+        hint="a firewall before {endpoint} refused this machine, not the key: try another network, or ask the provider",
+        is_tried_elsewhere=True,
     ),
     "tls": Kind(
         AccountError,
@@ -215,7 +255,12 @@ KINDS: Mapping[str, Kind] = {
         hint="check the address {endpoint} and the clock of this machine; if your network has its own certificate authority, set the variable SSL_CERT_FILE to the file with its certificate",
         is_tried_elsewhere=True,
     ),
-    "proxy": Kind(AccountError, "endpoint", is_tried_elsewhere=True),
+    "proxy": Kind(
+        AccountError,
+        "endpoint",
+        hint="check the proxy: --proxy http://HOST:PORT, or --proxy env with name and password in HTTPS_PROXY",
+        is_tried_elsewhere=True,
+    ),
     "asked_to_wait": Kind(RunError, "endpoint"),
     "usage_anomaly": Kind(
         RunError,

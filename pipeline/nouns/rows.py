@@ -178,7 +178,10 @@ def _both(one: Decimal | None, other: Decimal | None) -> Decimal | None:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """finish_reason: as sent. finish: normalised to stop, length, content_filter, tool_calls, other."""
+    """finish_reason: as sent. finish: normalised to stop, length, content_filter, tool_calls, other.
+
+    reasoning: the model's thinking, where the server gave it; no part of the content.
+    """
 
     index: int
     content: str | None
@@ -187,11 +190,15 @@ class Choice:
     refusal: str | None = None
     tool_calls: str | None = None  # JSON
     logprobs: str | None = None  # JSON
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole chat completion. choices is never empty, in the order of their index."""
+    """A whole chat completion. choices is never empty, in the order of their index.
+
+    is_usage_absurd: the server reported counts that cannot be true; `usage` is without them.
+    """
 
     choices: tuple[Choice, ...]
     usage: Usage
@@ -199,6 +206,13 @@ class Reply:
     model: str | None = None
     created: int | None = None
     system_fingerprint: str | None = None
+    is_usage_absurd: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """An answer without a caption: its text is blank, and it calls no tool and refuses nothing."""
+        first = self.choices[0]
+        return not (first.content and first.content.strip()) and not first.tool_calls and not first.refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,5 +263,6 @@ class Tally:
     reserved_tokens: int = 0
     cost_usd: Decimal | None = None  # None until a priced answer came
     unpriced: int = 0
+    empty: int = 0  # of the answered: without a caption
     failures_by_kind: dict[str, int] = field(default_factory=dict)
     failed_examples: list[str] = field(default_factory=list)

@@ -68,7 +68,7 @@ class HttpConnection:
     def read(self, answer: HttpAnswer) -> Reply:
         """The completion in an answer. Raises AnswerError, without the key in its message."""
         try:
-            reply = response.read(answer, self._config.endpoint_kind)
+            reply = response.read(answer, self._config.endpoint_kind, bool(self._config.keep_thinking))
         except AnswerError as error:
             raise _scrubbed(error, self._client.address) from None
         if more_expensive := self._money.note(reply.model):

@@ -22,7 +22,7 @@ from captionmill.nouns.errors import (
     TransientError,
 )
 from captionmill.nouns.rows import HttpAnswer
-from captionmill.rules.error_table import BY_STATUS, RULES, may_be_billed, read_error
+from captionmill.rules.error_table import BY_STATUS, PAGES, RULES, may_be_billed, read_error
 
 ROOT = Path(__file__).parent.parent.parent
 CLASSES = {
@@ -93,7 +93,7 @@ def test_every_error_has_a_kind_that_can_be_looked_up():
 def test_every_listed_kind_is_used():
     """A kind that nothing raises is no line of the table."""
     used = {kind for _, _, expression in raised() for kind in words(expression)}
-    used |= {rule.kind for rule in RULES} | set(BY_STATUS.values())
+    used |= {rule.kind for rule in RULES} | set(BY_STATUS.values()) | {kind for _, kind in PAGES}
     used |= {kind for kind, facts in KINDS.items() if facts.causes}
     assert set(KINDS) == used
 
@@ -152,10 +152,10 @@ def test_which_kinds_have_which_facts():
     """Each column, as the run uses it."""
     assert of(is_overload=True) == {"overloaded", "saturated", "no_channel"}
     assert of(is_unreachable=True) == {"cannot_connect"}
-    assert of(is_asked_twice=True) == {"empty_answer"}
+    assert of(bought_nothing=True) == {"empty_answer", "broken_answer"}
     assert of(is_upgradable=True) == {"old_part"}
     assert of(may_clear=True) == {"disk", "no_access"}
-    assert of(may_be_billed=True) == {"timeout", "connection", "broken_answer", "server_timeout"}
+    assert of(may_be_billed=True) == {"timeout", "connection", "server_timeout"}
     assert of(concerns="credit") == {"no_quota"}
     assert of(concerns="budget") == {"budget"}
     assert of(concerns="disk") == {"disk", "no_access", "open_files", "folder_gone"}
@@ -205,13 +205,15 @@ def test_every_account_error_may_be_tried_elsewhere():
 
 @pytest.mark.parametrize(
     ("error", "is_billed"),
-    [(ServerBusy("", kind="server_error", http_status=status), status in (504, 520, 522, 524))
+    [(ServerBusy("", kind="server_error", http_status=status), status in (499, 504, 520, 522, 524))
      for status in (500, 502, 503, 504, 520, 521, 522, 523, 524)]
     + [
         (ServerBusy("", kind="server_timeout", http_status=408), True),
         (ServerBusy("", kind="overloaded", http_status=408), True),
         (ServerBusy("", kind="broken_answer", http_status=200), True),
-        (ServerBusy("", kind="empty_answer", http_status=200), False),
+        (ServerBusy("", kind="empty_answer", http_status=200), True),
+        (ServerBusy("", kind="server_error", http_status=200), True),
+        (RateLimited("", kind="rate_limited", http_status=200), False),
         (RateLimited("", kind="rate_limited", http_status=429), False),
         (ConnectionLost("", kind="connection"), True),
         (ConnectionLost("", kind="timeout"), True),

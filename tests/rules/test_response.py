@@ -81,7 +81,8 @@ def test_every_reported_error_has_its_action(status, endpoint_kind, content, exp
 @pytest.mark.parametrize(
     ("status", "expected", "kind"),
     [(302, STOP, "wrong_address"), (400, FAIL, "bad_request"), (401, STOP, "bad_key"), (402, STOP, "no_quota"),
-     (403, STOP, "no_permission"), (404, STOP, "model_not_found"), (405, STOP, "wrong_address"),
+     (403, STOP, "no_permission"), (404, STOP, "wrong_address"), (405, STOP, "wrong_address"), (407, STOP, "proxy"),
+     (425, AGAIN, "server_error"), (498, AGAIN, "overloaded"), (499, AGAIN, "server_error"), (423, AGAIN, "server_error"),
      (408, AGAIN, "server_timeout"), (409, AGAIN, "server_error"), (413, FAIL, "body_too_large"), (415, FAIL, "bad_request"),
      (422, FAIL, "bad_request"), (429, PAUSE, "rate_limited"), (451, FAIL, "bad_request"), (500, AGAIN, "server_error"),
      (502, AGAIN, "server_error"), (503, AGAIN, "server_error"), (504, AGAIN, "server_error"), (529, AGAIN, "overloaded")],
@@ -111,7 +112,12 @@ def test_a_status_alone_has_its_action(status, expected, kind):
         ({"error": {"message": "400: m"}}, "400: m"),
         ({"error": None}, "400: no message"),
         ([], "400: no message"),
-        ("m", '400: "m"'),
+        ("m", "400: m"),
+        ({"base_resp": {"status_code": 5, "status_msg": "m"}}, "400: m [5]"),
+        ({"error_code": 17, "error_msg": "m"}, "400: m [17]"),
+        ({"errors": ["m"]}, '400: ["m"]'),
+        ({"data": {"error": {"errMsg": "m"}}}, "400: m"),
+        ({"Message": "m"}, "400: m"),
     ],
 )
 def test_every_envelope_is_unwrapped(content, message):
@@ -244,7 +250,13 @@ def test_unusual_contents():
     ("sent", "normal"),
     [("stop", "stop"), ("length", "length"), ("max_tokens", "length"), ("MAX_TOKENS", "length"),
      ("end_turn", "stop"), ("STOP", "stop"), ("SAFETY", "content_filter"), ("content_filter", "content_filter"),
-     ("tool_calls", "tool_calls"), ("function_call", "tool_calls"), ("abort", "other"), ("", None), (None, None)],
+     ("tool_calls", "tool_calls"), ("function_call", "tool_calls"), ("abort", "error"), ("", None), (None, None),
+     ("FinishReason.MAX_TOKENS", "length"), ("FINISH_REASON_MAX_TOKENS", "length"), ("maxTokens", "length"),
+     ("max-output-tokens", "length"), ("model_context_window_exceeded", "length"), ("eos", "stop"), ("eos_token", "stop"),
+     ("<|im_end|>", "stop"), ("endTurn", "stop"), ("content_filter: sexual", "content_filter"),
+     ("FinishReason.SAFETY", "content_filter"), ("guardrail_intervened", "content_filter"), ("null", None), ("None", None),
+     ("error", "error"), ("network_error", "error"), ("insufficient_system_resource", "error"),
+     ("malformed_function_call", "error"), ("toolUse", "tool_calls"), ("whatever", "other")],
 )  # fmt: skip
 def test_finish_reasons_are_normalised(sent, normal):
     """The same ending has many names."""
