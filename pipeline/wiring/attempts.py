@@ -86,6 +86,7 @@ class Attempts:
         self._accounting = accounting
         self._recorder = recorder
         self._max_retries = limits.max_retries
+        self._max_unreadable = limits.max_unreadable_retries
         self._backoff = Backoff(chance)
         self._follow_ups = FollowUps(limits.retry_length)
 
@@ -118,7 +119,7 @@ class Attempts:
             return await self._attempt(ask, trace)
         except (TransientError, AccountError) as error:
             first = error
-        retries = RowRetries(self._max_retries, self._backoff, self._drain.stopping)
+        retries = RowRetries(self._max_retries, self._backoff, self._drain.stopping, self._max_unreadable)
         async for attempt in retries.attempts():
             with attempt:
                 if attempt.retry_state.attempt_number == 1:
@@ -167,7 +168,7 @@ class Attempts:
         if goes_elsewhere and isinstance(error, RowError):
             self.row_ended(endpoint, Failure(error.kind, str(error), error.http_status))
         is_probe = trace.last.admission.is_probe and isinstance(error, ConnectionLost | ServerBusy)
-        if is_probe:
+        if is_probe and not error.bought_nothing:  # a probe that is billed each time counts as an attempt
             return True
         if goes_elsewhere or endpoint.flow.breaker.is_outage(error):
             trace.avoid.add(endpoint)
