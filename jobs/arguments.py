@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from captionmill.nouns.config import GROUPS, EndpointEntry, PriceTable, RunConfig
+from captionmill.nouns.config import GROUPS, EndpointEntry, Price, PriceTable, RunConfig
 from captionmill.nouns.errors import UsageError
 from captionmill.wiring.addresses import default_run_path
 from pydantic import ValidationError
@@ -163,6 +163,23 @@ def read_prices(path: Path | None) -> PriceTable | None:
     except ValidationError as error:
         lines = (_explain_price(e | {"loc": ("prices", *e["loc"])}, path) for e in error.errors())
         raise UsageError("\n".join(dict.fromkeys(lines))) from None
+
+
+def read_endpoint_prices(path: Path | None) -> dict[str, Price | None]:
+    """The prices of the [[endpoint]] entries of a TOML file, by the endpoint's name in the column `endpoint`.
+
+    path: None for no file. Raises UsageError if an entry is broken.
+    """
+    from captionmill.wiring.addresses import names_of
+
+    file, _ = _read_toml(path)
+    try:
+        entries = [EndpointEntry.model_validate(entry) for entry in file.get("endpoint", ())]
+    except ValidationError as error:
+        places = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
+        raise UsageError(f"{path}: [[endpoint]]: {places}: {error.errors()[0]['msg']}") from None
+    asked = [e if e.model else e.model_copy(update={"model": file.get("model")}) for e in entries]
+    return {name: entry.price for name, entry in zip(names_of(asked), entries, strict=True)}
 
 
 # ------------------------------------------------------------------------------- flags

@@ -61,6 +61,8 @@ def _facts(session: Session) -> str:
         facts.append(f"{tally.retries} retries")
     if tally.failed:
         facts.append(f"{tally.failed} failed")
+    if tally.empty:
+        facts.append(f"{tally.empty} empty")
     if working and (seconds := min(s.paused_seconds for s in working)) > 0:
         facts.append(f"paused {seconds:.0f} s")
     if len(working) < len(states):

@@ -28,6 +28,7 @@ from .table import as_lines
 
 if TYPE_CHECKING:
     from captionmill.accounts.report import Line, Report
+    from captionmill.nouns.config import Price
     from captionmill.rules.prices import PriceBook
 
 _COUNTS = (
@@ -90,11 +91,11 @@ def _report(arguments: Namespace) -> int:
     from captionmill.pages.report_page import write_report
     from captionmill.store.folder import RunFolder
 
-    prices = _prices(arguments.config) if arguments.reprice else None
+    prices, own = _prices(arguments.config) if arguments.reprice else (None, None)
     raise_interrupts()
     folders = [RunFolder(path) for path in arguments.run]
     by = list(dict.fromkeys(name.strip() for name in arguments.by.split(",")))
-    report = read_report(folders, by, prices)
+    report = read_report(folders, by, prices, own=own)
     if arguments.csv:
         _print_csv(report)
     elif arguments.json:
@@ -105,13 +106,16 @@ def _report(arguments: Namespace) -> int:
     return 0
 
 
-def _prices(config: Path | None) -> PriceBook:
-    """The prices of a TOML file, else list prices. config: None for list prices only. Raises UsageError."""
+def _prices(config: Path | None) -> tuple[PriceBook, dict[str, Price | None]]:
+    """The prices of a TOML file, else list prices, and those of its [[endpoint]] entries by name.
+
+    config: None for list prices only. Raises UsageError.
+    """
     from captionmill.rules.prices import PriceBook
 
-    from .arguments import read_prices
+    from .arguments import read_endpoint_prices, read_prices
 
-    return PriceBook(read_prices(config))
+    return PriceBook(read_prices(config)), read_endpoint_prices(config)
 
 
 # ------------------------------------------------------------------------------- text
@@ -132,6 +136,10 @@ def as_text(report: Report) -> str:
             f"cost            {money(total.cost_usd, report.currency, 6)} in total,"
             f" {money(total.cost_per_answer, report.currency, 6)} per answer,"
             f" {money(total.cost_per_row, report.currency, 6)} per row"
+        )
+    if report.empty:
+        lines.append(
+            f"empty           {report.empty:,} answers have no caption, and were billed; --retry-failed empty asks again"
         )
     if report.unpriced_models:
         lines.append(
@@ -246,6 +254,8 @@ def _as_json(report: Report) -> dict[str, Any]:
         "finish": report.finishes,
         "errors": report.errors,
         "answers_without_usage": report.without_usage,
+        "answers_with_absurd_usage": report.absurd_usage,
+        "empty_answers": report.empty,
         "no_price": report.unpriced_models,
         "cut_off": {"answers": report.cut.answers, "cost": _plain(report.cut.cost_usd)},
         "attempts_without_answer": {

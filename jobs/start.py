@@ -16,8 +16,6 @@ from . import exit_codes, progress
 from .output import TERMINAL, print_line, tell
 from .signals import leave_at_once
 
-# what to do about the error that stopped a run, by its kind
-
 
 def run(job: Job) -> int:
     """One start of a run, from the checks to the summary. Returns the exit code."""
@@ -86,6 +84,11 @@ def _sum_up(job: Job, session: Session, stopped_by: RunError | None) -> int:
     failed = _count_failed(session)
     if failed:
         _tell_failures(session, failed)
+    if session.tally.empty:
+        tell(
+            f"{session.tally.empty:,} answers are empty: billed, without a caption (the column reasoning may say why; a"
+            " larger --max-tokens leaves room for the answer). --retry-failed empty asks these rows again"
+        )
     print_line(str(session.folder.results), sys.stdout)
     if session.is_interrupted and left:
         return _interrupted(session, left)

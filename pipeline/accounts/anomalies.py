@@ -115,9 +115,17 @@ class Anomalies:
             self._tokens[key] = family.tokens(width, height, settings.get("detail"))
         return self._tokens[key]
 
-    def findings(self, without_usage: int) -> list[str]:
-        """What is wrong, in sentences; empty where nothing is."""
+    def findings(self, without_usage: int, absurd_usage: int = 0) -> list[str]:
+        """What is wrong, in sentences; empty where nothing is.
+
+        without_usage, absurd_usage: answers that report no tokens, or more than there can be.
+        """
         found = []
+        if absurd_usage:
+            found.append(
+                f"{absurd_usage:,} answers report more tokens than such a request can have: these counts are left out of"
+                " all sums and estimates, and the answers have no price here"
+            )
         if self.inflated:
             found.append(
                 f"{self.inflated:,} answers report many times the prompt tokens of text and picture: their base64 may be"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..accounts.run_images import RunImages
 from ..nouns.money import DOLLARS
+from ..store import empties
 from ..store.folder import RunFolder, utc_now
 from ..store.journal import Journal
 from . import html
@@ -33,7 +34,7 @@ from .thumbnails import ThumbnailFolder
 _THUMBNAILS = "thumbnails"  # folder in the gallery
 _MAX_PICTURES = 9  # of a row: the first large, the others small
 _COLUMNS = (
-    "id", "image", "prompt", "content", "refusal", "tool_calls", "choices", "finish", "finish_reason", "model",
+    "id", "image", "prompt", "content", "reasoning", "refusal", "tool_calls", "choices", "finish", "finish_reason", "model",
     "prompt_tokens", "completion_tokens", "cost_usd", "latency_s", "attempts", "error_kind", "error_message",
 )  # fmt: skip
 
@@ -47,24 +48,25 @@ def write_gallery(folder: RunFolder, view: View | None = None) -> tuple[Path, in
     run = folder.read_run()
     template = html.template("gallery.html", run.get("currency", DOLLARS))
     with tempfile.TemporaryDirectory() as scratch:
-        sources = _sources_of_one_moment(folder, Path(scratch))
+        sources, empty = _sources_of_one_moment(folder, Path(scratch))
         places = selected(sources, view)
         pages = page_count(len(places), view.rows_a_page)
         for page, rows in enumerate(_with_thumbnails(folder, run, sources, places, view.rows_a_page), 1):
             text = template.render(
                 title=str(folder.path), css=html.css(), view=str(view), written=utc_now(), page=page, pages=pages,
-                total=len(places), links=linked_pages(page, pages), rows=rows,
+                total=len(places), empty=empty, links=linked_pages(page, pages), rows=rows,
             )  # fmt: skip
             folder.write_page(folder.gallery / page_name(page), text)
     remove_further_pages(folder.gallery, pages)
     return folder.gallery / FIRST_PAGE, len(places)
 
 
-def _sources_of_one_moment(folder: RunFolder, scratch: Path) -> list[Source]:
+def _sources_of_one_moment(folder: RunFolder, scratch: Path) -> tuple[list[Source], int]:
+    """Where the rows are, and how many answers of the run have no caption."""
     journal = Journal(folder.journal)
     try:
         with journal.one_moment():
-            return row_sources(folder, journal, scratch)
+            return row_sources(folder, journal, scratch), empties.count(journal.database) or 0
     finally:
         journal.close()
 

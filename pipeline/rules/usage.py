@@ -4,16 +4,18 @@ Some hosted models drop the picture and answer anyway (seen on Vertex MaaS: 46 t
 vision models report 756 to 1943); some relays put it into a field that is counted as text. Both show in the prompt
 tokens long before a person reads the captions or the invoice.
 
-The two rules, `is_dropped` and `is_inflated`, hold for one answer and for arrays of them: a run asks them answer by
+A third rule, `plausible`, takes counts that no request can have (10^9 tokens) out before anything is made of them.
+
+The other two, `is_dropped` and `is_inflated`, hold for one answer and for arrays of them: a run asks them answer by
 answer, a report for whole columns (accounts/anomalies.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ..nouns.rows import TokenEstimate, Usage
+from ..nouns.rows import Reply, TokenEstimate, Usage
 
 _ANSWERS_IN_A_ROW = 3  # with the same suspicion, before it is a finding
 # The most that a prompt without its picture is taken to have: the text, which is counted roughly, and a chat template.
@@ -44,6 +46,32 @@ def is_inflated(text: Any, pictures: Any, reported: Any, base64_characters: Any)
     return (reported >= _INFLATED * (text + pictures)) & (reported >= base64_characters / _CHARACTERS_A_TOKEN)
 
 
+# No tokenizer makes more than a token of a byte, and no chat template is larger; the formula of a small picture may be
+# above its bytes
+_TEMPLATE_AND_TOOLS_TOKENS = 100_000
+_BYTES_A_CHARACTER = 4
+_MOST_ANSWER_TOKENS = (
+    2_000_000  # of one choice; the longest answers that models of 2026 give are 128,000 to 1,000,000
+)
+
+
+def plausible(reply: Reply, estimate: TokenEstimate, characters: int) -> Reply:
+    """The reply without counts that cannot be true of any request like this.
+
+    characters: of prompt and base64 that were sent. Such counts would empty a token bucket, spoil the estimates and
+    add up to nonsense; the reply is marked instead (`is_usage_absurd`) and counts as one without usage.
+    """
+    usage = reply.usage
+    most_prompt = _INFLATED * estimate.formula + _BYTES_A_CHARACTER * characters + _TEMPLATE_AND_TOOLS_TOKENS
+    most_answer = max(_MOST_ANSWER_TOKENS * max(1, len(reply.choices)), 2 * estimate.longest_answer)
+    prompt, answer = usage.prompt_tokens or 0, usage.completion_tokens or 0
+    if prompt > most_prompt or answer > most_answer:
+        return replace(reply, usage=Usage(), is_usage_absurd=True)
+    if (usage.total_tokens or 0) > most_prompt + most_answer:
+        return replace(reply, usage=replace(usage, total_tokens=prompt + answer))
+    return reply
+
+
 @dataclass(slots=True)
 class UsageWatch:
     """Watches the usage that one endpoint reports.
@@ -52,22 +80,30 @@ class UsageWatch:
     """
 
     finding: str | None = None
-    _suspicion: str = ""  # of the last answer: dropped, inflated or nothing
+    _suspicion: str = ""  # of the last answer: dropped, inflated, absurd or nothing
     _in_a_row: int = 0  # answers with this suspicion, the last one included
 
-    def note(self, estimate: TokenEstimate, usage: Usage, base64_characters: int) -> str | None:
+    def note(
+        self, estimate: TokenEstimate, usage: Usage, base64_characters: int, is_absurd: bool = False
+    ) -> str | None:
         """Take in what an answer reports.
 
-        base64_characters: of the pictures that were sent. Returns the finding when this answer made it one, else None.
+        base64_characters: of the pictures that were sent. is_absurd: its counts were taken out by `plausible`. Returns the
+        finding when this answer made it one, else None.
         """
-        if not usage.prompt_tokens or not estimate.pictures or self.finding is not None:
+        if self.finding is not None:
             return None
-        suspicion = _suspicion(estimate, usage.prompt_tokens, base64_characters)
+        if is_absurd:
+            suspicion = "absurd"
+        elif usage.prompt_tokens and estimate.pictures:
+            suspicion = _suspicion(estimate, usage.prompt_tokens, base64_characters)
+        else:
+            return None
         self._in_a_row = self._in_a_row + 1 if suspicion == self._suspicion else 1
         self._suspicion = suspicion
         if not suspicion or self._in_a_row < _ANSWERS_IN_A_ROW:
             return None
-        self.finding = _finding(suspicion, estimate, usage.prompt_tokens)
+        self.finding = _finding(suspicion, estimate, usage.prompt_tokens or 0)
         return self.finding
 
 
@@ -79,6 +115,8 @@ def _suspicion(estimate: TokenEstimate, reported: int, base64_characters: int) -
 
 
 def _finding(suspicion: str, estimate: TokenEstimate, reported: int) -> str:
+    if suspicion == "absurd":
+        return "more tokens are reported than such a request can have; these counts are ignored, so the cost is not known"
     text = estimate.formula - estimate.pictures
     if suspicion == "dropped":
         return (

@@ -52,6 +52,7 @@ class Checkpoint:
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         self._writer = JournalWriter(journal)
+        self._results = folder.results
         self.parts = PartWriter(folder, self._writer, rows_per_part)
         self._in_flight = in_flight
         self._grace_seconds = grace_seconds
@@ -147,6 +148,7 @@ class Checkpoint:
         await self.parts.idle()
         await self._write_account()
         await self.parts.write(at_least_rows=1)
+        await self._writer.put_into_parts(self._results)
         await self.parts.write_failures()
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from ..nouns.errors import RunError
 from ..nouns.rows import Spending
-from . import migrations, unanswered
+from . import empties, migrations, unanswered
 from .database import Database
 
 
@@ -27,13 +27,15 @@ from .database import Database
 class Entry:
     """One finished row. failure_kind: None for an answer. record: its columns as JSON.
 
-    content: hash of what was asked, so that a row that changed under its id is noticed.
+    content: hash of what was asked, so that a row that changed under its id is noticed. is_empty: an answer without a
+    caption, which a better one may replace later.
     """
 
     id: str
     failure_kind: str | None
     record: str
     content: int = 0
+    is_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +101,10 @@ class Journal:
         lost: attempts since the last commit that brought no answer, by kind. in_flight: the requests in flight
         now, at the most that they may cost; None without a budget, which alone keeps this account.
         """
-        answers, failures = _split(entries)
-        numbered = list(enumerate(answers, self._next_seq))
         change = self.database.change
         with self.database.changing():
+            answers, failures = _split(empties.take(self.database, entries))
+            numbered = list(enumerate(answers, self._next_seq))
             # an id that is finished already (a manifest that changed during the run) keeps its first answer
             change(
                 "INSERT OR IGNORE INTO finished VALUES (?, ?, ?)", [(e.id, n, e.content) for n, e in numbered]
@@ -116,6 +118,7 @@ class Journal:
                 [(e.id, e.failure_kind, e.record) for e in failures],
             )
             change("DELETE FROM failed WHERE id = ?", [(e.id,) for e in answers])
+            empties.note(self.database, numbered)
             if lost:
                 unanswered.add(self.database, lost)
             if in_flight is not None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from ..nouns.rows import Spending
+from . import empties
 from .journal import Entry, Journal, Part
 
 
@@ -27,6 +29,11 @@ class JournalWriter:
     async def note_part(self, part: Part) -> None:
         """As `Journal.note_part`. Raises RunError."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self.journal.note_part, part)
+
+    async def put_into_parts(self, results: Path) -> None:
+        """As `empties.put_into_parts`, after the parts were written. Raises RunError."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, empties.put_into_parts, results, self.journal.database)
 
     def close(self) -> None:
         """Finish what was begun, then close the file."""

@@ -44,10 +44,29 @@ def waiting_among(journal: Journal, ids: Sequence[str]) -> list[str]:
 
 
 def forget(journal: Journal, part: Part, ids: Iterable[str]) -> None:
-    """Drop a part that does not hold these answers: its rows count as not asked."""
-    with journal.database.changing():
+    """Drop a part that does not hold these answers: its rows count as not asked.
+
+    A better answer that was to take the place of an empty one stays: it becomes the row's only answer.
+    """
+    ids = list(ids)
+    database = journal.database
+    kept = database.query(
+        "SELECT f.id, f.content, b.record FROM better b JOIN finished f ON f.id = b.id"
+        " WHERE f.seq BETWEEN ? AND ?",
+        part.first_seq,
+        part.last_seq,
+    )
+    ((last,),) = database.query(
+        "SELECT max(coalesce((SELECT max(seq) FROM finished), 0), coalesce((SELECT max(last_seq) FROM parts), 0))"
+    )
+    with database.changing():
+        database.change("DELETE FROM empty WHERE id = ?", [(i,) for i in ids])
         journal.database.change("DELETE FROM finished WHERE id = ?", [(i,) for i in ids])
         journal.database.change("DELETE FROM parts WHERE number = ?", [(part.number,)])
+        for seq, (identity, content, record) in enumerate(kept, last + 1):
+            database.change("INSERT INTO finished VALUES (?, ?, ?)", [(identity, seq, content)])
+            database.change("INSERT INTO waiting VALUES (?, ?)", [(seq, record)])
+            database.change("DELETE FROM better WHERE id = ?", [(identity,)])
 
 
 def adopt(journal: Journal, number: int, contents: Mapping[str, int], waiting: Iterable[str]) -> None:
@@ -75,3 +94,4 @@ def adopt(journal: Journal, number: int, contents: Mapping[str, int], waiting: I
             "INSERT INTO parts VALUES (?, ?, ?, ?)",
             [(number, first, first + len(contents) - 1, len(contents))],
         )
+        database.change("INSERT OR IGNORE INTO unscanned VALUES (?)", [(number,)])

@@ -36,7 +36,23 @@ def _make_version_1(database: Database) -> None:
     database.run(_UNANSWERED)
 
 
-STEPS: tuple[Step, ...] = (_make_version_1,)
+def _make_version_2(database: Database) -> None:
+    """empty: ids of answers without a caption. unscanned: parts of which that is not known. better: answers that came for
+    such rows later, with what the replaced one cost once that is known."""
+    database.run("CREATE TABLE empty (id TEXT PRIMARY KEY) WITHOUT ROWID")
+    database.run("CREATE TABLE unscanned (number INTEGER PRIMARY KEY)")
+    database.run(
+        "CREATE TABLE better (id TEXT PRIMARY KEY, record TEXT NOT NULL, tokens INTEGER, usd TEXT) WITHOUT ROWID"
+    )
+    database.run("INSERT INTO unscanned SELECT number FROM parts")
+    database.run(
+        "INSERT INTO empty SELECT f.id FROM waiting w JOIN finished f ON f.seq = w.seq WHERE json_valid(w.record)"
+        " AND trim(coalesce(json_extract(w.record, '$.content'), ''), char(32, 9, 10, 13)) = ''"
+        " AND json_extract(w.record, '$.tool_calls') IS NULL AND json_extract(w.record, '$.refusal') IS NULL"
+    )
+
+
+STEPS: tuple[Step, ...] = (_make_version_1, _make_version_2)
 SCHEMA_VERSION = len(STEPS)
 # Readers open a journal without changing it (`status` beside a run of an older program), so they read older
 # versions too. A step after which the queries of `Journal` fail on the version before raises this number.
@@ -53,7 +69,7 @@ def migrate(database: Database, steps: Sequence[Step] = STEPS) -> None:
             with database.changing():
                 step(database)
                 database.run(f"PRAGMA user_version={version}")
-    if read_version(database) == 1:  # early journals of version 1 lack this table
+    if read_version(database) >= 1:  # early journals of version 1 lack this table
         with database.changing():
             database.run(_UNANSWERED)
 

@@ -68,7 +68,8 @@ class PartWriter:
         left = self._waiting_rows
         while left >= at_least_rows:
             part = await loop.run_in_executor(self._thread, self._write_part)
-            if part is None:
+            if part is None:  # answers that wait to take the place of empty ones were counted too
+                self._waiting_rows -= left
                 break
             await self._writer.note_part(part)
             self._waiting_rows -= part.rows

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
@@ -23,7 +24,9 @@ from .durable import publish
 # Arrow's own allocator keeps pages of every size it ever gave out, a little more with each part of a long run
 pa.set_memory_pool(pa.system_memory_pool())
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# columns that parts of an earlier version lack: read as null, and added at the next start
+_ADDED = frozenset({"reasoning"})
 _TIME = pa.timestamp("ms", tz="UTC")
 _CHOICE = pa.struct(
     [
@@ -44,6 +47,7 @@ SCHEMA = pa.schema(
         ("finish_reason", pa.string()),
         ("finish", pa.string()),
         ("refusal", pa.string()),
+        ("reasoning", pa.string()),
         ("choices", pa.list_(_CHOICE)),
         ("tool_calls", pa.string()),
         ("label", pa.string()),
@@ -143,13 +147,14 @@ def _of_reply(reply: Reply) -> dict[str, Any]:
         "finish_reason": choice.finish_reason,
         "finish": choice.finish,
         "refusal": choice.refusal,
+        "reasoning": choice.reasoning,
         "tool_calls": choice.tool_calls,
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
         "cached_tokens": usage.cached_tokens,
         "reasoning_tokens": usage.reasoning_tokens,
-        "usage_source": "reported" if usage.is_reported else "missing",
+        "usage_source": "absurd" if reply.is_usage_absurd else "reported" if usage.is_reported else "missing",
         "model": reply.model,
         "response_id": reply.id,
         "system_fingerprint": reply.system_fingerprint,
@@ -299,8 +304,8 @@ def count_rows(path: Path) -> int:
 
 
 def _check_columns(path: Path, schema: pa.Schema) -> None:
-    """Raises RunError `old_part` where a column is missing that this version writes."""
-    if missing := [name for name in SCHEMA.names if name not in schema.names]:
+    """Raises RunError `old_part` where a column is missing that readers need."""
+    if missing := [name for name in SCHEMA.names if name not in schema.names and name not in _ADDED]:
         raise RunError(
             f"{path}: written by an older version, without {', '.join(missing)};"
             f" `captionmill repair {path.parent.parent}` brings it up to date",
@@ -308,11 +313,36 @@ def _check_columns(path: Path, schema: pa.Schema) -> None:
         )
 
 
+def is_up_to_date(path: Path) -> bool:
+    """Whether a file has the columns of this version. Raises RunError where it is no whole Parquet file."""
+    try:
+        return set(SCHEMA.names) <= set(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
 def bring_up_to_date(path: Path) -> None:
     """Give a part of an older version the columns of this one, null where it had none; whole or not at all.
 
     Raises RunError where it cannot be read or written.
     """
+    _write(path, [_read_whole(path)])
+
+
+def replace_rows(path: Path, records: Mapping[str, str]) -> None:
+    """Put other records in the place of some rows of a part; whole or not at all, durable on return.
+
+    records: by the id of the row, which stays. Raises RunError where the part cannot be read or written.
+    """
+    old = _read_whole(path)
+    is_kept = pc.invert(pc.is_in(old["id"], pa.array(list(records), pa.string())))
+    here = set(old["id"].to_pylist())
+    new = to_table([record for identity, record in records.items() if identity in here])
+    _write(path, [pa.concat_tables([old.filter(is_kept), new])])
+
+
+def _read_whole(path: Path) -> pa.Table:
+    """A part with the columns of this version, null where it has none."""
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             old = file.read()
@@ -324,7 +354,7 @@ def bring_up_to_date(path: Path) -> None:
         }
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
-    _write(path, [pa.table(columns, schema=SCHEMA)])
+    return pa.table(columns, schema=SCHEMA)
 
 
 def read_ids(path: Path) -> set[str]:
@@ -350,6 +380,18 @@ def read_batches(
         try:
             with pq.ParquetFile(path, pre_buffer=False, read_dictionary=[*repeated]) as file:
                 _check_columns(path, file.schema_arrow)
-                yield from file.iter_batches(65536, columns=list(columns))
+                here = set(file.schema_arrow.names)
+                for batch in file.iter_batches(65536, columns=[name for name in columns if name in here]):
+                    yield batch if here.issuperset(columns) else _with_nulls(batch, columns)
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(path, error) from error
+
+
+def _with_nulls(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+    """With the columns that a part of an earlier version lacks."""
+    names = batch.schema.names
+    arrays = [
+        batch[name] if name in names else pa.nulls(batch.num_rows, SCHEMA.field(name).type)
+        for name in columns
+    ]
+    return pa.RecordBatch.from_arrays(arrays, list(columns))

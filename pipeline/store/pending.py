@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from ..nouns.rows import Row
+from . import empties
 from .journal import Journal
 
 _ROWS_A_BATCH = 256  # looked up in the journal with one query
@@ -16,7 +17,8 @@ class PendingRows:
     """One pass over the rows of a source, in order.
 
     rows: all rows of the source. journal: None for a new run, in which all rows are pending. retry_failed: kinds of
-    failed rows that are pending again; empty for all kinds, None for no failed row.
+    failed rows that are pending again; empty for all kinds, None for no failed row. With `empties.KIND` also answered
+    rows without a caption.
     Synchronous, for one thread; its counts are complete after the last batch.
     """
 
@@ -40,7 +42,8 @@ class PendingRows:
     def _pending(self, batch: list[Row], journal: Journal) -> list[Row]:
         ids = [row.id for row in batch]
         finished, failed = journal.finished(ids), journal.failed(ids)
-        open_rows = [row for row in batch if row.id not in finished]
+        again = empties.among(journal.database, ids) if empties.KIND in (self._retry_failed or ()) else set()
+        open_rows = [row for row in batch if row.id not in finished or row.id in again]
         pending = [row for row in open_rows if row.id not in failed or self._is_retried(failed[row.id])]
         self.finished += len(batch) - len(open_rows)
         self.failed += len(open_rows) - len(pending)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..nouns.errors import RunError
-from . import mending, parts, unanswered
+from . import empties, mending, parts, unanswered
 from .folder import RunFolder
 from .journal import Journal, Part
 
@@ -28,17 +28,32 @@ def open_journal(folder: RunFolder) -> Journal:
         )
     parts.remove_temporary(folder.results)
     parts.remove_temporary(folder.path)
-    if not (folder.results / EMPTY_PART).exists():
-        parts.write_table(folder.results / EMPTY_PART, [])
+    _bring_up_to_date(folder, on_disk)
     journal = Journal(folder.journal, create=True)
     try:
         _check_noted_parts(journal, on_disk)
         _note_part_of_a_crash(journal, on_disk)
         unanswered.settle_killed(journal.database)
+        empties.bring_up_to_date(folder.results, journal.database)
     except BaseException:
         journal.close()
         raise
     return journal
+
+
+def _bring_up_to_date(folder: RunFolder, on_disk: dict[int, Path]) -> None:
+    """Give the parts of a run of an earlier version the columns of this one, once: the empty part comes last.
+
+    A reader of the whole folder takes the columns of its first file for those of all.
+    """
+    empty = folder.results / EMPTY_PART
+    if empty.exists() and parts.is_up_to_date(empty):
+        return
+    for path in on_disk.values():
+        parts.count_rows(path)  # what is damaged or much older is for `repair`
+        if not parts.is_up_to_date(path):
+            parts.bring_up_to_date(path)
+    parts.write_table(empty, [])
 
 
 def _check_noted_parts(journal: Journal, on_disk: dict[int, Path]) -> None:

@@ -33,7 +33,15 @@ class CheckpointRecorder:
         record = parts.to_record(outcome, self._model)
         for address in self._addresses:
             record = address.scrub_record(record)
-        await self._checkpoint.record(Entry(outcome.row.id, kind, record, outcome.row.content_hash))
+        await self._checkpoint.record(
+            Entry(
+                outcome.row.id,
+                kind,
+                record,
+                outcome.row.content_hash,
+                is_empty=outcome.reply is not None and outcome.reply.is_empty,
+            )
+        )
 
     def unanswered(self, kind: str, spending: Spending) -> None:
         """Note an attempt that brought no answer, at the most that it may have cost."""

@@ -161,9 +161,11 @@ def _bring_up_to_date(folder: RunFolder, console: Console) -> None:
         try:
             parts.count_rows(path)
         except RunError as error:
-            if error.facts.is_upgradable:
-                parts.bring_up_to_date(path)
-                console.tell(f"{path} brought up to date")
+            if not error.facts.is_upgradable:
+                continue
+        if not parts.is_up_to_date(path):
+            parts.bring_up_to_date(path)
+            console.tell(f"{path} brought up to date")
 
 
 def _adopt_parts(folder: RunFolder, journal: Journal, console: Console) -> None:

@@ -24,6 +24,7 @@ from ..nouns.rows import Tally
 from ..rules.budget import Budget
 from ..rules.prices import PriceBook
 from ..sources.manifest import Manifest, Survey
+from ..store import empties
 from ..store.checkpoint import Checkpoint
 from ..store.compatibility import read_earlier_starts
 from ..store.folder import RunFolder
@@ -103,7 +104,7 @@ class Session:
             undo.callback(folder.unlock)
             journal = open_journal(folder)
             undo.callback(journal.close)
-            _check_kinds(job.retry_failed or frozenset(), journal.failed_kinds(), console)
+            _check_kinds(job.retry_failed or frozenset(), _kinds_to_retry(journal), console)
             session = _assemble(job, folder, manifest, survey, journal, console)
             session._run_file.begin()
             undo.pop_all()
@@ -219,6 +220,12 @@ def _check_folder(job: Job, folder: RunFolder, console: Console) -> None:
     if earlier.has_lost_settings:
         console.tell("run.json was lost; assuming the existing answers used the current source and settings")
     earlier.check_may_take(None if job.is_moved else job.source.resolve(), job.config)
+
+
+def _kinds_to_retry(journal: Journal) -> dict[str, int]:
+    """What `--retry-failed` may name: the kinds of failed rows, and answers without a caption."""
+    empty = empties.count(journal.database)
+    return journal.failed_kinds() | ({empties.KIND: empty} if empty else {})
 
 
 def _check_kinds(wanted: frozenset[str], failed: Mapping[str, int], console: Console) -> None:
