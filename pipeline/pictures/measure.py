@@ -11,7 +11,6 @@ from .decode import (
     MAX_JPEG_PIXELS,
     MAX_PIXELS,
     Frame,
-    decode,
     jpeg_size,
     opened,
     orientation_of,
@@ -19,6 +18,8 @@ from .decode import (
 from .encode import base64_size
 from .files import read_ends, read_file, read_tail
 from .header import read_header
+from .render import Bounds, Look
+from .renderer import Renderer
 from .segments import JPEG_END, JPEG_SIGNATURE, PNG_SIGNATURE
 
 _FIRST_BYTES = (16_384, 262_144)  # a camera's preview may stand before the size
@@ -96,4 +97,5 @@ def _ends_before_its_end(path: str, size: int) -> bool:
 def _check_whole(path: str, frame: Frame) -> None:
     """Raises RowError where the picture cannot be decoded; an eighth of it costs little."""
     data = read_file(path)
-    decode(path, data, read_header(data), lambda w, h: (max(1, w // 8), max(1, h // 8)), frame, "#ffffff")
+    bounds = Bounds(lambda w, h: (max(1, w // 8), max(1, h // 8)), lambda w, h: (w, h))
+    Renderer().render(path, data, "", bounds, Look(frame, "#ffffff", jpeg_quality=30))

@@ -243,7 +243,7 @@ def _assemble(
 ) -> Session:
     """Put the parts of a start together. journal: of the locked folder. Raises UsageError where no budget can be kept."""
     config, chance, prices = job.config, random.Random(), PriceBook(job.config.prices)
-    supplies = Supplies(config, job.addresses, prices, chance, console)
+    supplies = Supplies(config, job.addresses, prices, chance, console, folder.decode_notes)
     budget = None
     if config.has_budget:
         own = {a.name: entry.price for a, entry in zip(job.addresses, config.endpoints(), strict=True)}
