@@ -34,6 +34,7 @@ MAX_PIXELS = 180_000_000  # that are decoded at all: about 0.5 GB as RGB
 MAX_JPEG_PIXELS = 250_000_000  # of a JPEG, whose decoder can shrink
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 LARGE_PIXELS = 30_000_000  # pictures above this are decoded one at a time, in a process of their own
+_MAX_SIDE_PX = 262_144  # no camera, scanner or slide is longer; a damaged header often is
 _MAX_COEFFICIENT_BYTES = 900 * 2**20
 _STRIP_ROWS = 256
 DRAFT_SHARE = (
@@ -203,7 +204,7 @@ def _seek(image: Image.Image, frame: Frame) -> None:
 
 
 def _check_size(path: str, size: Size, max_pixels: int) -> None:
-    if size[0] * size[1] > max_pixels:
+    if size[0] * size[1] > max_pixels or max(size) > _MAX_SIDE_PX:
         raise RowError(
             f"{path}: {size[0]} x {size[1]} pixels, more than {max_pixels:,} in all; shrink it first",
             kind="image_too_large",
