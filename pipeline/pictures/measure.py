@@ -89,6 +89,16 @@ def measure(path: str, frame: Frame) -> Measured:
         return Measured(*image.size, orientation_of(image), image.format in JPEG_FORMATS, False, size)
 
 
+def measure_bytes(path: str, data: bytes, frame: Frame) -> Measured:
+    """The same of a picture that is no file. path: for messages. Raises RowError."""
+    if (header := read_header(data)) is not None:
+        is_jpeg = header.format == "jpeg"
+        size = header.width, header.height
+        return Measured(*size, header.orientation, is_jpeg, header.is_plain, len(data))
+    with opened(path, data, frame) as image:
+        return Measured(*image.size, orientation_of(image), image.format in JPEG_FORMATS, False, len(data))
+
+
 def _ends_before_its_end(path: str, size: int) -> bool:
     """Phones append data behind the end mark of a JPEG. In a small file the mark may be that of a preview."""
     return size > 4 * _LAST_BYTES and JPEG_END in read_tail(path, _LAST_BYTES)

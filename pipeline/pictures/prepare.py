@@ -104,6 +104,8 @@ def _bytes_of(path: str, fetched: Fetched | None) -> bytes:
     found = fetched.get(path) if fetched else None
     if isinstance(found, RowError):
         raise found
+    if found == b"":
+        raise RowError(f"{path}: the picture in the manifest is empty or broken", kind="image_broken")
     return read_file(path) if found is None else found
 
 

@@ -97,10 +97,12 @@ class Session:
         _check_folder(job, folder, console)
         config = job.config
         manifest = Manifest(
-            job.source, config.prompt, config.limit, config.allow_outside, config.allow_remote
+            job.source, config.prompt, config.limit, config.allow_outside, config.allow_remote, config.strict
         )
         console.tell(f"reading {job.source}")
         survey = manifest.survey()
+        if not folder.exists:  # in a run that goes on, finished images may have been put away
+            manifest.check_images()
         with contextlib.ExitStack() as undo:
             folder.lock()
             undo.callback(folder.unlock)
