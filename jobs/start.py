@@ -42,18 +42,29 @@ def run(job: Job) -> int:
 
 def _tell_what_was_found(job: Job, session: Session) -> None:
     survey = session.survey
+    if folders := survey.system_folders.count:
+        tell(f"left out {_count(folders, 'system folder')}: {survey.system_folders}")
+    if folders := survey.unreadable_folders.count:
+        tell(f"warning: {_count(folders, 'folder')} cannot be read and {'is' if folders == 1 else 'are'} left out"
+             f" (--strict makes this an error): {survey.unreadable_folders}")
     if survey.repeated:
-        tell(f"ignored {survey.repeated} duplicate rows (same id, same content)")
+        tell(f"ignored {_count(survey.repeated, 'duplicate row')} (same id, same content)")
     if survey.skipped:
         more = ", ..." if survey.skipped > len(survey.skipped_names) else ""
-        tell(f"skipped {survey.skipped} files that are not images: {', '.join(survey.skipped_names)}{more}")
+        files = "1 file that is no image" if survey.skipped == 1 else f"{survey.skipped:,} files that are not images"
+        tell(f"skipped {files}: {', '.join(survey.skipped_names)}{more}")
     if survey.own_prompts and job.config.prompt != DEFAULT_PROMPT:
         tell(f"{survey.own_prompts} rows have their own prompt; --prompt applies to the others")
     names = [endpoint.name for endpoint in job.addresses]
     if session.endpoints_before not in (None, names):
         tell(f"earlier starts of this run used {', '.join(session.endpoints_before or ())}")
     models = " and ".join(dict.fromkeys(endpoint.model for endpoint in session.endpoints))
-    tell(f"{survey.total:,} rows for {models} at {' and '.join(names)}")
+    tell(f"{_count(survey.total, 'row')} for {models} at {' and '.join(names)}")
+
+
+def _count(number: int, noun: str) -> str:
+    """1 row, 2 rows."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 async def _run(session: Session) -> None:
@@ -116,7 +127,7 @@ def _tell_what_was_done(session: Session, left: int, stopped_by: RunError | None
 def _tell_failures(session: Session, failed: int) -> None:
     kinds = ", ".join(f"{count} {kind}" for kind, count in session.tally.failures_by_kind.items())
     tell(
-        f"{failed:,} rows have no answer{f' ({kinds})' if kinds else ''}: see {session.folder.failures};"
+        f"{_count(failed, 'row')} {'has' if failed == 1 else 'have'} no answer{f' ({kinds})' if kinds else ''}: see {session.folder.failures};"
         " --retry-failed tries them again"
     )
 
@@ -128,7 +139,7 @@ def _interrupted(session: Session, left: int) -> int:
         else ""
     )
     tell(
-        f"interrupted: {left:,} rows are left; every recorded answer is saved.{billed}"
+        f"interrupted: {_count(left, 'row')} {'is' if left == 1 else 'are'} left; every recorded answer is saved.{billed}"
         " Run the same command to resume"
     )
     return exit_codes.INTERRUPTED
@@ -142,7 +153,7 @@ def _stopped(job: Job, session: Session, stopped_by: RunError, left: int) -> int
             break
     remedy = "Raise the budget" if stopped_by.facts.concerns == "budget" else "Fix this"
     tell(
-        f"{left:,} rows are left; every recorded answer is saved. {remedy}, then run the same command to resume"
+        f"{_count(left, 'row')} {'is' if left == 1 else 'are'} left; every recorded answer is saved. {remedy}, then run the same command to resume"
     )
     return exit_codes.STOPPED
 

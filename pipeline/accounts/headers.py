@@ -6,11 +6,13 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 from ..nouns.config import RunConfig
 from ..nouns.errors import RowError
+from ..nouns.image_path import is_remote
 from ..nouns.rows import Row
-from ..pictures.measure import Measured, measure
+from ..pictures.measure import Measured, measure, measure_bytes
 
 Looked = list[tuple[Row, "tuple[Measured, ...] | RowError | None"]]  # None: by URL, not looked at
 
@@ -43,11 +45,18 @@ def read_headers(
 def _measure_rows(rows: list[Row], config: RunConfig) -> Looked:
     looked: Looked = []
     for row in rows:
-        if any("://" in path for path in row.paths):
+        embedded = dict(row.embedded)
+        if any(is_remote(path) for path in row.paths):
             looked.append((row, None))
             continue
         try:
-            looked.append((row, tuple(measure(path, config.frame) for path in row.paths)))
+            pictures = tuple(_measure(path, embedded.get(path), config) for path in row.paths)
+            looked.append((replace(row, embedded=()), pictures))
         except RowError as error:
             looked.append((row, error))
     return looked
+
+
+def _measure(path: str, data: bytes | None, config: RunConfig) -> Measured:
+    """data: None for a file."""
+    return measure(path, config.frame) if data is None else measure_bytes(path, data, config.frame)

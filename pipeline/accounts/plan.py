@@ -160,15 +160,19 @@ def make_plan(
     console: gets a line before a long step, and how many rows of how many were looked at.
     Raises UsageError, RunError for what a start would refuse too, but for answers to other settings in the folder.
     """
-    manifest = Manifest(source, config.prompt, config.limit, config.allow_outside, config.allow_remote)
+    manifest = Manifest(
+        source, config.prompt, config.limit, config.allow_outside, config.allow_remote, config.strict
+    )
     console.tell(f"reading {source}")
     survey = manifest.survey()
     folder, asked = RunFolder(run_path), _as_asked(config)
     plan = Plan(survey, known(None, asked), variants(asked, options.compare), rows=survey.total)
     _read_state(plan, folder, None if options.is_moved else source.resolve(), config)
+    if not plan.is_resumed:
+        manifest.check_images()
     with closing(Journal(folder.journal)) if plan.is_resumed else nullcontext() as journal:
         if journal is not None:
-            _count_pending(plan, PendingRows(manifest.rows(), journal, options.retry_failed))
+            _count_pending(plan, PendingRows(manifest.rows(with_pictures=False), journal, options.retry_failed))
         batches = PendingRows(manifest.rows(), journal, options.retry_failed).batches()
         counter = _Counter(plan, asked)
         for batch in read_headers(batches, plan.left, asked, options.sample):

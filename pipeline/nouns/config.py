@@ -348,6 +348,7 @@ class RunSettings(Group):
         False,
         description="allow http(s) URLs as images of a manifest; they are fetched from public addresses only",
     )
+    strict: bool = Field(False, description="a folder of the source that cannot be read is an error")
     prepare_threads: PositiveInt | None = Field(
         None, description="threads that prepare images [one per core]"
     )

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
+from urllib.parse import unquote
 
+_FILE_URL = re.compile(r"file:(?://(?:localhost)?(?=/)|(?=/(?!/)))", re.I)
 _REMOTE = ("http://", "https://")
 
 
 def is_remote(image: str) -> bool:
     """Whether an image is fetched by HTTP. image: as the manifest gives it, or resolved."""
     return image[:8].lower().startswith(_REMOTE)
+
+
+def local(image: str) -> str:
+    """A path as the system takes it: `file:///a%20b` is /a b, and ~/a lies in the home folder."""
+    if found := _FILE_URL.match(image):
+        return unquote(image[found.end() :])
+    return os.path.expanduser(image) if image.startswith("~/") else image  # noqa: PTH111  may be undecodable
+
+
+def named(image: str) -> str:
+    """An image's name in the dataset: ./a.jpg and a//b.jpg are a.jpg and a/b.jpg, so one file is one row."""
+    if "://" in image or not ("./" in image or "//" in image) or ".." in image:
+        return image
+    return os.path.normpath(image)
 
 
 def resolve(folder: str, image: str, allow_outside: bool) -> str:
@@ -21,6 +38,7 @@ def resolve(folder: str, image: str, allow_outside: bool) -> str:
     """
     if is_remote(image):
         return image
+    image = local(image)
     if ".." in image and not allow_outside:
         image = os.path.normpath(image)
     return os.path.join(folder, image)  # noqa: PTH118  names may be undecodable; text throughout

@@ -20,6 +20,7 @@ class Row:
 
     images: as the manifest gives them; paths: the same, resolved against the manifest's folder.
     prompt: with its {columns} filled in. extra: the other columns as JSON, None where there are none.
+    embedded: (path, bytes) of pictures that stand in the manifest itself; until they are prepared.
     """
 
     id: str
@@ -27,6 +28,7 @@ class Row:
     paths: tuple[str, ...]
     prompt: str
     extra: str | None = None
+    embedded: tuple[tuple[str, bytes], ...] = field(default=(), compare=False, repr=False)
 
     @property
     def content_hash(self) -> int:

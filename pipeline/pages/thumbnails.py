@@ -11,10 +11,9 @@ from pathlib import Path
 
 from ..accounts.run_images import RunImages
 from ..nouns.errors import RowError, disk_error
-from ..pictures.decode import decode
-from ..pictures.encode import encode
 from ..pictures.files import read_file
-from ..pictures.header import read_header
+from ..pictures.render import Bounds, Look
+from ..pictures.renderer import Renderer
 
 SIDE_PX = 320
 _JPEG_QUALITY = 80
@@ -30,9 +29,9 @@ def thumbnail(images: RunImages, path: str) -> bytes:
         long = max(width, height, SIDE_PX)
         return max(1, width * SIDE_PX // long), max(1, height * SIDE_PX // long)
 
-    data = read_file(path)
-    image, _ = decode(path, data, read_header(data), fit, images.frame, images.background)
-    return encode(image, "JPEG", _JPEG_QUALITY, None).data
+    look = Look(images.frame, images.background, _JPEG_QUALITY, is_jpeg=True)
+    bounds = Bounds(fit, canvas=lambda width, height: (width, height))
+    return Renderer().render(path, read_file(path), "", bounds, look).data
 
 
 def data_url(images: RunImages, image: str) -> str | None:

@@ -7,7 +7,9 @@ import errno
 import io
 import os
 import stat
+import unicodedata
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 from ..nouns.errors import RowError, disk_error
 
@@ -56,10 +58,39 @@ def read_tail(path: str, last_bytes: int) -> bytes:
         return file.read(last_bytes) or b""
 
 
+def spelled_otherwise(path: str) -> str | None:
+    """A path that is not there, found under another spelling; None where there is none.
+
+    Lists come from other systems: accents as one character or as two (NFC, NFD), spaces as %20, backslashes between
+    folders. Each part of the path is tried as it is first, and no other spelling of a part leads out of its folder.
+    """
+    found = os.sep if path.startswith(os.sep) else ""
+    for part in filter(None, path.split(os.sep)):
+        spellings = (os.path.join(found, other) for other in _spellings(part))  # noqa: PTH118
+        there = next((other for other in spellings if os.path.lexists(other)), None)
+        if there is None:
+            return None
+        found = there
+    return found or None
+
+
+def _spellings(part: str) -> Iterator[str]:
+    """part: of a path, between two separators."""
+    yield part
+    plain = unquote(part) if "%" in part else part
+    for text in dict.fromkeys((part, plain)):
+        inner = text.replace("\\", os.sep).strip()
+        if any(piece in ("", os.pardir) for piece in inner.split(os.sep)) or "\0" in inner:
+            continue
+        yield inner
+        for form in ("NFC", "NFD"):
+            yield unicodedata.normalize(form, inner)
+
+
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[tuple[io.FileIO, os.stat_result]]:
     try:
-        descriptor = os.open(path, _READ_FLAGS)
+        descriptor = _descriptor(path)
         with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123  not a path
             info = os.fstat(descriptor)
             if not stat.S_ISREG(info.st_mode):
@@ -79,3 +110,14 @@ def _opened(path: str) -> Iterator[tuple[io.FileIO, os.stat_result]]:
             raise disk_error(path, "read", error) from error
         reason = getattr(error, "strerror", None) or error
         raise RowError(f"{path}: cannot be read ({reason})", kind="image_unreadable") from error
+
+
+def _descriptor(path: str) -> int:
+    """Raises OSError, ValueError."""
+    try:
+        return os.open(path, _READ_FLAGS)
+    except FileNotFoundError:
+        other = spelled_otherwise(path)
+        if other is None or other == path:
+            raise
+        return os.open(other, _READ_FLAGS)

@@ -24,6 +24,8 @@ _APP1, _APP2 = 0xE1, 0xE2
 _JPEG_PLAIN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive; Huffman
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _jpeg_frame = struct.Struct(">BHHB").unpack_from
+# ISO 15948, table 11.1: bits a sample that each colour type may have
+_PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 
 
@@ -61,6 +63,34 @@ def read_header(data: bytes) -> Header | None:
     return None
 
 
+def is_unusual_jpeg(data: bytes) -> bool:
+    """Whether it is a JPEG of a kind that few decoders read: lossless, hierarchical, arithmetic, or not of 8 bits."""
+    if not data.startswith(JPEG_SIGNATURE):
+        return False
+    try:
+        return any(
+            marker not in _JPEG_PLAIN_FRAMES or data[start + 4] != 8
+            for marker, start, _ in jpeg_segments(data)
+            if marker in _JPEG_FRAMES
+        )
+    except (struct.error, IndexError):
+        return False
+
+
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a WebP's canvas in pixels; None for another format. Layout by RFC 9649."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return None
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack_from("<HH", data, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
 def is_heif(data: bytes) -> bool:
     """Whether it is HEIC. An AVIF may have the same general brand; it names itself among the compatible ones."""
     if data[4:8] != b"ftyp" or data[8:12] not in _HEIF_BRANDS:
@@ -91,12 +121,15 @@ def _jpeg(data: bytes) -> Header | None:
 
 
 def _png(data: bytes) -> Header | None:
-    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
-    if data[12:16] != b"IHDR" or not width or not height:
+    width, height, depth, colour, *methods = struct.unpack_from(">IIBBBBB", data, 16)
+    if data[8:16] != b"\0\0\0\rIHDR" or not width or not height:
+        return None
+    if depth not in _PNG_DEPTHS.get(colour, ()) or methods[:2] != [0, 0] or methods[2] > 1:
         return None
     orientation, has_profile = 1, False
     is_plain = depth <= 8 and colour in (0, 2, 3)  # grey, RGB, palette; 4 and 6 have an alpha channel
     is_whole = has_pixels = False
+    has_palette = colour != 3
     view = memoryview(data)  # slices of it are not copies
     for kind, start, end in png_chunks(data):
         if kind in (b"tRNS", b"acTL"):  # transparency, animation
@@ -105,8 +138,10 @@ def _png(data: bytes) -> Header | None:
             orientation = exif_orientation(data[start + 8 : end - 4])
         elif kind == b"iCCP":
             has_profile = True
+        elif kind == b"PLTE":
+            has_palette = has_palette or 0 < (end - start - 12) // 3 <= 256
         elif kind == b"IDAT":
-            has_pixels = True
+            has_pixels = has_palette
         elif kind == b"IEND":
             is_whole = has_pixels
             break

@@ -11,7 +11,6 @@ from .decode import (
     MAX_JPEG_PIXELS,
     MAX_PIXELS,
     Frame,
-    decode,
     jpeg_size,
     opened,
     orientation_of,
@@ -19,6 +18,8 @@ from .decode import (
 from .encode import base64_size
 from .files import read_ends, read_file, read_tail
 from .header import read_header
+from .render import Bounds, Look
+from .renderer import Renderer
 from .segments import JPEG_END, JPEG_SIGNATURE, PNG_SIGNATURE
 
 _FIRST_BYTES = (16_384, 262_144)  # a camera's preview may stand before the size
@@ -88,6 +89,16 @@ def measure(path: str, frame: Frame) -> Measured:
         return Measured(*image.size, orientation_of(image), image.format in JPEG_FORMATS, False, size)
 
 
+def measure_bytes(path: str, data: bytes, frame: Frame) -> Measured:
+    """The same of a picture that is no file. path: for messages. Raises RowError."""
+    if (header := read_header(data)) is not None:
+        is_jpeg = header.format == "jpeg"
+        size = header.width, header.height
+        return Measured(*size, header.orientation, is_jpeg, header.is_plain, len(data))
+    with opened(path, data, frame) as image:
+        return Measured(*image.size, orientation_of(image), image.format in JPEG_FORMATS, False, len(data))
+
+
 def _ends_before_its_end(path: str, size: int) -> bool:
     """Phones append data behind the end mark of a JPEG. In a small file the mark may be that of a preview."""
     return size > 4 * _LAST_BYTES and JPEG_END in read_tail(path, _LAST_BYTES)
@@ -96,4 +107,5 @@ def _ends_before_its_end(path: str, size: int) -> bool:
 def _check_whole(path: str, frame: Frame) -> None:
     """Raises RowError where the picture cannot be decoded; an eighth of it costs little."""
     data = read_file(path)
-    decode(path, data, read_header(data), lambda w, h: (max(1, w // 8), max(1, h // 8)), frame, "#ffffff")
+    bounds = Bounds(lambda w, h: (max(1, w // 8), max(1, h // 8)), lambda w, h: (w, h))
+    Renderer().render(path, data, "", bounds, Look(frame, "#ffffff", jpeg_quality=30))

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from ..nouns.errors import RowError
 from ..nouns.image_path import is_remote
@@ -55,9 +56,9 @@ class PicturePool:
         done: list[Prepared] = []
         for row in rows:
             try:
-                done.append((row, self._preparer.prepare_row(row, fetched)))
+                done.append((_without_bytes(row), self._preparer.prepare_row(row, _found(row, fetched))))
             except RowError as error:
-                done.append((row, error))
+                done.append((_without_bytes(row), error))
             except MemoryError:
                 done.append((row, RowError(f"{row.id}: not enough memory for it", kind="image_too_large")))
             if time.monotonic() > until:
@@ -67,3 +68,13 @@ class PicturePool:
     def close(self) -> None:
         """Stop the threads without waiting for the picture that one may be preparing."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _found(row: Row, fetched: Fetched | None) -> Fetched | None:
+    """What need not be read from files: downloads, and pictures that stand in the manifest."""
+    return {**(fetched or {}), **dict(row.embedded)} if row.embedded else fetched
+
+
+def _without_bytes(row: Row) -> Row:
+    """Once the pictures are prepared, the row needs them no more."""
+    return replace(row, embedded=()) if row.embedded else row

@@ -10,18 +10,20 @@ import hashlib
 from collections.abc import Mapping
 
 import pybase64
-from PIL import Image
 
 from ..nouns.config import ImageSettings
 from ..nouns.errors import RowError
 from ..nouns.rows import Picture, PictureBounds, Row
 from .cache import PictureCache
 from .colour import is_srgb
-from .decode import decode, embedded_profile
-from .encode import DoesNotFit, Encoded, base64_size, encode
+from .decode import embedded_profile
+from .encode import Encoded, base64_size
 from .files import read_file
 from .header import Header, read_header
 from .metadata import without_metadata
+from .notes import DecodeNotes
+from .render import Bounds, Look
+from .renderer import Renderer
 
 Fetched = Mapping[str, bytes | RowError]  # by URL
 
@@ -29,12 +31,17 @@ Fetched = Mapping[str, bytes | RowError]  # by URL
 class PicturePreparer:
     """Prepares the pictures of one run.
 
-    settings: quality, frame, background. bounds: sizes and bytes. Safe in several threads.
+    settings: quality, frame, background. bounds: sizes and bytes. notes: of what is being decoded; None keeps none.
+    Safe in several threads.
     """
 
-    def __init__(self, settings: ImageSettings, bounds: PictureBounds) -> None:
+    def __init__(
+        self, settings: ImageSettings, bounds: PictureBounds, notes: DecodeNotes | None = None
+    ) -> None:
         self._settings = settings
+        self._look = Look(settings.frame, settings.background, settings.jpeg_quality)
         self._bounds = bounds
+        self._renderer = Renderer(notes)
         self._cache = PictureCache()
 
     def prepare_row(self, row: Row, fetched: Fetched | None = None) -> tuple[Picture, ...]:
@@ -68,7 +75,7 @@ class PicturePreparer:
                 return _picture(Encoded(sent, header.mime, (header.width, header.height)), sha256)
         return self._cache.get(
             (sha256, count, max_bytes),
-            lambda: _picture(self._encode(path, data, header, count, max_bytes), sha256),
+            lambda: _picture(self._render(path, data, sha256, count, max_bytes), sha256),
         )
 
     def _may_pass(self, header: Header, data: bytes, count: int) -> bool:
@@ -88,32 +95,17 @@ class PicturePreparer:
         size = self._bounds.fit(width, height, count)
         return self._bounds.canvas(*size)
 
-    def _encode(
-        self, path: str, data: bytes, header: Header | None, count: int, max_bytes: int | None
-    ) -> Encoded:
-        settings, bounds = self._settings, self._bounds
-        image, format_name = decode(
-            path, data, header, lambda w, h: bounds.fit(w, h, count), settings.frame, settings.background
-        )
-        canvas = bounds.canvas(*image.size)
-        if canvas != image.size:
-            image = _on_canvas(image, canvas, settings.background)
-        try:
-            return encode(
-                image, format_name, settings.jpeg_quality, None if max_bytes is None else max_bytes // 4 * 3
-            )
-        except DoesNotFit as error:
-            raise RowError(
-                f"{path}: {base64_size(error.min_bytes):,} bytes of base64 even at the smallest size and quality,"
-                f" more than {max_bytes:,} (--max-bytes, --max-request-bytes)",
-                kind="image_too_large",
-            ) from None
+    def _render(self, path: str, data: bytes, sha256: str, count: int, max_bytes: int | None) -> Encoded:
+        bounds = Bounds(lambda w, h: self._bounds.fit(w, h, count), self._bounds.canvas, max_bytes)
+        return self._renderer.render(path, data, sha256, bounds, self._look)
 
 
 def _bytes_of(path: str, fetched: Fetched | None) -> bytes:
     found = fetched.get(path) if fetched else None
     if isinstance(found, RowError):
         raise found
+    if found == b"":
+        raise RowError(f"{path}: the picture in the manifest is empty or broken", kind="image_broken")
     return read_file(path) if found is None else found
 
 
@@ -126,12 +118,6 @@ def _picture(encoded: Encoded, sha256: str) -> Picture:
         byte_count=len(encoded.data),
         sha256=sha256,
     )
-
-
-def _on_canvas(image: Image.Image, size: tuple[int, int], background: str) -> Image.Image:
-    canvas = Image.new("RGB", size, background)
-    canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
-    return canvas
 
 
 def _share(sizes: list[int], max_bytes: int) -> int:

@@ -1,24 +1,33 @@
-"""CSV with a header line, in UTF-8, quoted as RFC 4180 says."""
+"""CSV with a header line, quoted as RFC 4180 says; also with semicolons or tabs, as spreadsheets write it."""
 
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..nouns.errors import UsageError
-from .record import IMAGE_COLUMNS, Record, check_columns
+from .record import Record, check_columns, image_column
 from .text import numbered_lines
 
 _MAX_FIELD_BYTES = 2**27  # a caption or JSON of another tool; the module's own bound is 131,072
+_DELIMITERS = (",", ";", "\t", "|")
 
 
 def read_csv(path: Path) -> Iterator[Record]:
-    """The rows of a CSV file; an empty line is none. Raises UsageError that names file and line."""
+    """The rows of a CSV or TSV file; an empty line, also of commas, is none. Raises UsageError that names file and line."""
     csv.field_size_limit(_MAX_FIELD_BYTES)
-    reader = csv.reader((line for _, line in numbered_lines(path)), strict=True)
+    lines = (line for _, line in numbered_lines(path))
+    first = next(lines, "")
+    skipped = 0
+    if _is_separator_line(first):
+        delimiter, skipped = first[4], 1
+    else:
+        delimiter, lines = _delimiter(first), itertools.chain([first], lines)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         header = next(reader, None)
         if not header:
@@ -26,22 +35,46 @@ def read_csv(path: Path) -> Iterator[Record]:
         names = [name.strip() for name in header]
         check_columns(path, names)
         for fields in reader:
-            if fields:
-                yield _record(f"{path}:{reader.line_num}", names, fields)
+            values = [field.strip() for field in fields]
+            if any(values):
+                yield _record(f"{path}:{reader.line_num + skipped}", names, values)
     except csv.Error as error:
-        raise UsageError(f"{path}:{reader.line_num}: broken CSV ({error})") from error
+        raise UsageError(f"{path}:{reader.line_num + skipped}: broken CSV ({error})") from error
 
 
-def _record(where: str, names: list[str], fields: list[str]) -> Record:
-    if len(fields) > len(names):
+def _is_separator_line(line: str) -> bool:
+    """`sep=;`, which Excel reads and writes before the header."""
+    return line[:4].lower() == "sep=" and len(line.rstrip("\r\n")) == 5
+
+
+def _delimiter(header: str) -> str:
+    """The one that gives an image column, and most columns; a comma where none does."""
+    counts = {}
+    for delimiter in _DELIMITERS:
+        try:
+            names = next(csv.reader([header], delimiter=delimiter), [])
+        except csv.Error:
+            continue
+        if image_column(names) is not None:
+            counts[delimiter] = len(names)
+    return max(counts, key=lambda delimiter: counts[delimiter]) if counts else ","
+
+
+def _record(where: str, names: list[str], values: list[str]) -> Record:
+    if any(values[len(names) :]):
         raise UsageError(
-            f"{where}: {len(fields)} fields, but the header names {len(names)} columns"
+            f"{where}: {len(values)} fields, but the header names {len(names)} columns"
             " (a comma in a text needs quotes around the text)"
         )
-    columns: dict[str, Any] = dict(zip(names, fields, strict=False))
-    for name in IMAGE_COLUMNS:
-        if columns.get(name, "").startswith("["):
-            columns[name] = _list_or_path(columns[name])
+    columns: dict[str, Any] = {}
+    for number, (name, value) in enumerate(zip(names, values, strict=False), 1):
+        if name:
+            columns[name] = value
+        elif value:  # spreadsheets leave columns without name and content
+            columns[f"column {number}"] = value
+    images = image_column(names)
+    if images is not None and columns.get(images, "").startswith("["):
+        columns[images] = _list_or_path(columns[images])
     return Record(where, columns)
 
 

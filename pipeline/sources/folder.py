@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ..nouns.errors import UsageError
 from .record import Record
@@ -20,28 +21,51 @@ IMAGE_EXTENSIONS = frozenset([
 _RUN_FOLDER_MARK = "journal.sqlite"  # a folder with this file is the output of a run
 _DIGITS = re.compile(r"(\d+)")
 
+# what storage and operating systems keep beside the user's files: thumbnails, deleted files, old versions of files
+_SYSTEM_FOLDER = re.compile(
+    r"@eadir|@(?:tmp|recycle|recently-snapshot|sharebin|database|sharesnap)|#(?:recycle|snapshot)|~snapshot"  # Synology, QNAP, NetApp
+    r"|\$recycle\.bin|recycle(?:d|r)|system volume information|found\.\d{3}|\$windows\.~\w+"  # Windows
+    r"|__macosx|network trash folder|temporary items|thevolumesettingsfolder|lost\+found",  # macOS, Linux
+    re.I,
+)
+
 OnOtherFile = Callable[[str], None]
 _Inode = tuple[int, int]
+_Listed = tuple[_Inode, list[os.DirEntry[str]]]
 
 
 def _ignore(_name: str) -> None:
     pass
 
 
-def read_folder(folder: Path, on_other_file: OnOtherFile = _ignore) -> Iterator[Record]:
+class LeftOut(NamedTuple):
+    """Is told, with its path below the source, of what is no row.
+
+    file: that is not an image. system_folder: of a storage or operating system. unreadable: a folder that cannot be
+    listed, with the reason.
+    """
+
+    file: OnOtherFile = _ignore
+    system_folder: OnOtherFile = _ignore
+    unreadable: OnOtherFile = _ignore
+
+
+def read_folder(folder: Path, left_out: LeftOut | None = None) -> Iterator[Record]:
     """One record an image, in natural order (2.jpg before 10.jpg), with its path relative to `folder`.
 
-    on_other_file: is called with the relative path of each file that is not an image. Hidden files and folders,
-    run folders inside `folder`, and links back up are left out. Raises UsageError where a folder cannot be listed.
+    left_out: None to tell nobody. Hidden files and folders, run folders inside `folder`, and links back up are left
+    out silently. Raises UsageError where `folder` itself cannot be listed.
     """
-    yield from _walk(str(folder), "", (), on_other_file)
+    try:
+        listed = _listed(str(folder))
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be listed ({error.strerror})") from error
+    yield from _walk(listed, "", (), left_out or LeftOut())
 
 
-def _walk(
-    folder: str, prefix: str, above: tuple[_Inode, ...], on_other_file: OnOtherFile
-) -> Iterator[Record]:
+def _walk(listed: _Listed, prefix: str, above: tuple[_Inode, ...], left_out: LeftOut) -> Iterator[Record]:
     """prefix: of relative paths, "" or "a/b/". above: the folders around this one, to notice a loop of links."""
-    here, entries = _listed(folder)
+    here, entries = listed
     if here in above or (prefix and any(entry.name == _RUN_FOLDER_MARK for entry in entries)):
         return
     for entry in entries:
@@ -49,19 +73,31 @@ def _walk(
         if entry.name.startswith("."):
             continue
         if _is_folder(entry):
-            yield from _walk(entry.path, f"{name}/", (*above, here), on_other_file)
+            yield from _walk_inner(entry, name, (*above, here), left_out)
         elif os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS:  # noqa: PTH122
             yield Record(entry.path, {"image": name})
         else:
-            on_other_file(printable(name))
+            left_out.file(printable(name))
 
 
-def _listed(folder: str) -> tuple[_Inode, list[os.DirEntry[str]]]:
+def _walk_inner(
+    entry: os.DirEntry[str], name: str, above: tuple[_Inode, ...], left_out: LeftOut
+) -> Iterator[Record]:
+    if _SYSTEM_FOLDER.fullmatch(entry.name):
+        left_out.system_folder(printable(name))
+        return
     try:
-        info = os.stat(folder)  # noqa: PTH116  names may be undecodable; text throughout
-        entries = sorted(os.scandir(folder), key=lambda entry: _natural_key(entry.name))
+        listed = _listed(entry.path)
     except OSError as error:
-        raise UsageError(f"{folder}: cannot be listed ({error.strerror})") from error
+        left_out.unreadable(f"{printable(name)} ({error.strerror})")
+        return
+    yield from _walk(listed, f"{name}/", above, left_out)
+
+
+def _listed(folder: str) -> _Listed:
+    """Raises OSError."""
+    info = os.stat(folder)  # noqa: PTH116  names may be undecodable; text throughout
+    entries = sorted(os.scandir(folder), key=lambda entry: _natural_key(entry.name))
     return (info.st_dev, info.st_ino), entries
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import NamedTuple
 
 from ..nouns.errors import UsageError
@@ -28,7 +29,7 @@ class PromptTemplate:
         self._is_plain = _PLACEHOLDER.search(text) is None
 
     def fill(self, record: Record) -> FilledPrompt:
-        """The prompt with the record's columns in it. Raises UsageError for a column that it does not have."""
+        """The prompt with the record's columns in it. A column that the record does not have counts as empty."""
         if self._is_plain:
             return FilledPrompt(self._text)
         empty: set[str] = set()
@@ -37,7 +38,7 @@ class PromptTemplate:
             name = match[2]
             if name is None:
                 return "{" + match[1] + "}"
-            value = _value(record, name)
+            value = record.columns.get(name)
             if value in (None, ""):
                 empty.add(name)
                 return ""
@@ -45,11 +46,10 @@ class PromptTemplate:
 
         return FilledPrompt(_PLACEHOLDER.sub(replacement, self._text), frozenset(empty))
 
-
-def _value(record: Record, name: str) -> object:
-    if name not in record.columns:
-        raise UsageError(
-            f"{record.where}: the prompt asks for {{{name}}}, but the columns are"
-            f" {', '.join(record.columns)} (write {{{{{name}}}}} for the braces themselves)"
-        )
-    return record.columns[name]
+    def check_columns(self, where: str, names: Collection[str]) -> None:
+        """Raises UsageError for a column that the prompt asks for and no row has. names: of all rows."""
+        for name in sorted(self.column_names.difference(names)):
+            raise UsageError(
+                f"{where}: the prompt asks for {{{name}}}, but the columns are"
+                f" {', '.join(names)} (write {{{{{name}}}}} for the braces themselves)"
+            )

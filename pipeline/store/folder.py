@@ -21,7 +21,7 @@ from .durable import fsync, publish
 
 RUN_SCHEMA_VERSION = 1
 # what a first start may leave that died before it had a journal and a run.json
-_FROM_THE_FIRST_MOMENT = (".lock", ".run.json", ".live.json", "journal.sqlite-", "results")
+_FROM_THE_FIRST_MOMENT = (".lock", ".run.json", ".live.json", ".decoding", "journal.sqlite-", "results")
 
 
 class RunFolder:
@@ -35,6 +35,7 @@ class RunFolder:
         self.failures = path / "failures.parquet"
         self.gallery = path / "gallery"
         self.report = path / "report.html"
+        self.decode_notes = path / ".decoding"
         self._lock_path = path / ".lock"
         self._live_path = path / ".live.json"
         self._lock: int | None = (

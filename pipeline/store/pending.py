@@ -10,6 +10,7 @@ from . import empties
 from .journal import Journal
 
 _ROWS_A_BATCH = 256  # looked up in the journal with one query
+_BYTES_A_BATCH = 32 * 2**20  # of pictures that stand in the manifest
 EXAMPLES = 5
 
 
@@ -36,8 +37,18 @@ class PendingRows:
 
     def batches(self) -> Iterator[list[Row]]:
         """The pending rows, some hundred at a time; a batch may be empty. Raises RunError where the journal fails."""
-        while batch := list(islice(self._rows, _ROWS_A_BATCH)):
+        while batch := self._next_batch():
             yield batch if self._journal is None else self._pending(batch, self._journal)
+
+    def _next_batch(self) -> list[Row]:
+        """Fewer rows where they bring their pictures with them."""
+        batch, size = [], 0
+        for row in islice(self._rows, _ROWS_A_BATCH):
+            batch.append(row)
+            size += sum(len(data) for _, data in row.embedded)
+            if size > _BYTES_A_BATCH:
+                break
+        return batch
 
     def _pending(self, batch: list[Row], journal: Journal) -> list[Row]:
         ids = [row.id for row in batch]

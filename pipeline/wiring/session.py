@@ -95,10 +95,12 @@ class Session:
         _check_folder(job, folder, console)
         config = job.config
         manifest = Manifest(
-            job.source, config.prompt, config.limit, config.allow_outside, config.allow_remote
+            job.source, config.prompt, config.limit, config.allow_outside, config.allow_remote, config.strict
         )
         console.tell(f"reading {job.source}")
         survey = manifest.survey()
+        if not folder.exists:  # in a run that goes on, finished images may have been put away
+            manifest.check_images()
         with contextlib.ExitStack() as undo:
             folder.lock()
             undo.callback(folder.unlock)
@@ -252,7 +254,7 @@ def _assemble(
 ) -> Session:
     """Put the parts of a start together. journal: of the locked folder. Raises UsageError where no budget can be kept."""
     config, chance, prices = job.config, random.Random(), PriceBook(job.config.prices)
-    supplies = Supplies(config, job.addresses, prices, chance, console)
+    supplies = Supplies(config, job.addresses, prices, chance, console, folder.decode_notes)
     budget = None
     if config.has_budget:
         own = {a.name: entry.price for a, entry in zip(job.addresses, config.endpoints(), strict=True)}

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 from ..edges.chat import ChatClient
 from ..nouns.address import Address
 from ..nouns.config import RunConfig
 from ..nouns.console import Console
+from ..pictures.notes import DecodeNotes
 from ..pictures.pool import PicturePool
 from ..pictures.prepare import PicturePreparer
 from ..pictures.remote import RemotePictures
@@ -23,7 +25,7 @@ class Supplies:
     """Made without opening anything; used inside `opened`.
 
     addresses: for each of `config.endpoints()`, in the same order. chance: for backoff. console: gets lines that
-    the user should see at once.
+    the user should see at once. decode_notes: the file that says what is being decoded; None for none.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Supplies:
         prices: PriceBook,
         chance: random.Random,
         console: Console,
+        decode_notes: Path | None = None,
     ) -> None:
         self.prices = prices
         self._clients = tuple(
@@ -51,7 +54,8 @@ class Supplies:
             for entry, client in zip(config.endpoints(), self._clients, strict=True)
         )
         self._remote = RemotePictures() if config.allow_remote else None
-        preparer = PicturePreparer(config, picture_bounds(config))
+        self._notes = DecodeNotes(decode_notes)
+        preparer = PicturePreparer(config, picture_bounds(config), self._notes)
         self.pool = PicturePool(preparer, self._remote, config.prepare_threads)
 
     @contextlib.asynccontextmanager
@@ -59,6 +63,7 @@ class Supplies:
         """Connections are open and threads run; at the end they are closed. Prices are loaded."""
         models = sorted({endpoint.model for endpoint in self.endpoints})
         loading = asyncio.get_running_loop().run_in_executor(None, self.prices.load, models)
+        self._notes.open()
         try:
             async with contextlib.AsyncExitStack() as stack:
                 for client in self._clients:
@@ -69,5 +74,6 @@ class Supplies:
                 yield
         finally:
             self.pool.close()
+            self._notes.close()
             # answers without a price are better than no answers
             await asyncio.gather(loading, return_exceptions=True)

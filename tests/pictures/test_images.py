@@ -20,6 +20,7 @@ from captionmill.pictures.files import read_file
 from captionmill.pictures.header import exif_orientation, read_header
 from captionmill.pictures.metadata import without_metadata
 from captionmill.pictures.prepare import PicturePreparer
+from captionmill.pictures.renderer import Renderer
 from captionmill.vision.sizes import picture_bounds
 from hypothesis import given
 from hypothesis import strategies as st
@@ -584,11 +585,11 @@ def test_which_frame_is_sent(prepare, format_name, frame, expected):
 
 def test_the_same_picture_is_prepared_once(tmp_path, monkeypatch):
     """Two names, two rows, two threads: one decoding, while it is in the cache."""
-    import captionmill.pictures.prepare as module
-
     decoded = []
-    real = module.decode
-    monkeypatch.setattr(module, "decode", lambda *a: (decoded.append(a[0]), time.sleep(0.05), real(*a))[2])
+    real = Renderer.render
+    monkeypatch.setattr(
+        Renderer, "render", lambda *a: (decoded.append(a[1]), time.sleep(0.05), real(*a))[2]
+    )
     data = encode(noise(400, 300), "BMP")
     preparer = preparer_for()
     with ThreadPoolExecutor(4) as threads:
@@ -665,29 +666,6 @@ def test_odd_paths_are_one_failed_row_each(tmp_path):
     with open(odd, "wb") as file:  # noqa: PTH123
         file.write(WHOLE_JPEG)
     assert read_file(os.fsdecode(odd)) == WHOLE_JPEG
-
-
-def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
-    """One large picture is in memory at a time, in any number of threads."""
-    import captionmill.pictures.decode as module
-
-    monkeypatch.setattr(module, "LARGE_PIXELS", 10_000)
-    now, most = [0], [0]
-    real = module._upright
-
-    def upright(*arguments):
-        now[0] += 1
-        most[0] = max(most[0], now[0])
-        time.sleep(0.01)
-        now[0] -= 1
-        return real(*arguments)
-
-    monkeypatch.setattr(module, "_upright", upright)
-    pictures = [encode(noise(200, 100, seed), "BMP") for seed in range(6)]
-    preparer = preparer_for()
-    with ThreadPoolExecutor(3) as threads:
-        list(threads.map(lambda data: preparer.prepare("p.bmp", data), pictures))
-    assert most == [1]
 
 
 def test_texts_in_a_png_are_no_bomb(prepare):

@@ -172,7 +172,7 @@ def again(run: Path, url: str) -> int:
     before = stats(url)["answered_again"]
     done = captionmill(*ARGUMENTS, "-o", run, base_url=url)
     assert done.returncode == 1, done.stderr
-    assert "1 rows have no answer" in done.stderr
+    assert "1 row has no answer" in done.stderr
     return stats(url)["answered_again"] - before
 
 
