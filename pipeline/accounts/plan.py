@@ -109,6 +109,7 @@ class Plan:
 
     @property
     def to_ask(self) -> int:
+        """Rows that a start would send, without unreadable ones; estimated with a sample."""
         return round((self.readable + self.remote) * self.scale)
 
     @property
@@ -132,6 +133,7 @@ class Plan:
 
     @property
     def answers(self) -> Range:
+        """Tokens of all answers."""
         one = self.known.answer
         return Range(one.low * self.to_ask, one.likely * self.to_ask, one.high * self.to_ask)
 
@@ -172,7 +174,9 @@ def make_plan(
         manifest.check_images()
     with closing(Journal(folder.journal)) if plan.is_resumed else nullcontext() as journal:
         if journal is not None:
-            _count_pending(plan, PendingRows(manifest.rows(with_pictures=False), journal, options.retry_failed))
+            _count_pending(
+                plan, PendingRows(manifest.rows(with_pictures=False), journal, options.retry_failed)
+            )
         batches = PendingRows(manifest.rows(), journal, options.retry_failed).batches()
         counter = _Counter(plan, asked)
         for batch in read_headers(batches, plan.left, asked, options.sample):

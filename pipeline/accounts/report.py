@@ -73,10 +73,12 @@ class Line:
 
     @property
     def rows(self) -> int:
+        """Rows of this group, answered or failed."""
         return self.answers + self.failed
 
     @property
     def tokens(self) -> int:
+        """Tokens in and out together."""
         return self.prompt_tokens + self.completion_tokens
 
     @property
@@ -156,6 +158,7 @@ class RunState:
 
     @property
     def how_it_is(self) -> str:
+        """running, finished, or not running and resumable, for people."""
         return "running" if self.is_running else "finished" if not self.left else "not running, resumable"
 
 
@@ -188,14 +191,17 @@ class Report:
 
     @property
     def currency(self) -> str:
+        """Of all money in the report."""
         return self.runs[0].currency if self.runs else DOLLARS
 
     @property
     def rows(self) -> int:
+        """Rows of the sources of all runs."""
         return sum(run.rows for run in self.runs)
 
     @property
     def left(self) -> int:
+        """Rows that have neither an answer nor a failure, in all runs."""
         return sum(run.left for run in self.runs)
 
     @property
@@ -222,6 +228,7 @@ class Report:
 
     @property
     def lost_by_kind(self) -> dict[str, Spending]:
+        """Attempts that brought no answer, by error kind."""
         return {kind: s for kind, s in self.unanswered.items() if kind not in _ANSWERED}
 
     def lines(self) -> list[tuple[tuple[str, ...], Line]]:

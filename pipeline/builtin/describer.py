@@ -35,12 +35,14 @@ class PictureFacts:
 
     @property
     def shape(self) -> str:
+        """landscape, portrait or square."""
         ratio = self.width / self.height
         if 0.95 <= ratio <= 1.05:
             return "square"
         return "landscape" if ratio > 1 else "portrait"
 
     def facts(self) -> dict[str, object]:
+        """What was measured, in words."""
         return asdict(self) | {"shape": self.shape}
 
 

@@ -58,19 +58,23 @@ class Quota:
         self._updated: float | None = None
 
     def refill(self, now: float) -> None:
+        """Let in what has come since the last look."""
         refill = (now - (self._updated or now)) * self.per_minute / 60
         self._updated = now
         self.available += refill
         self.level = min(self.per_minute, self.level + refill)
 
     def take(self, amount: float) -> None:
+        """Take an amount; the caller has seen that it is there."""
         self.level -= amount
         self.taken += amount
 
     def wait_seconds(self, amount: float) -> float:
+        """Seconds until an amount is there; 0 when now."""
         return max(0.0, (amount - self.level) * 60 / self.per_minute)
 
     def headers(self) -> dict[str, str]:
+        """The x-ratelimit headers of this bucket."""
         return {
             f"x-ratelimit-limit-{self.what}": str(self.per_minute),
             f"x-ratelimit-remaining-{self.what}": str(max(0, int(self.level))),
@@ -95,6 +99,7 @@ class BuiltinEndpoint:
         self.ledger: Counter[str] = Counter()  # hash of the body -> complete answers generated
 
     def app(self) -> web.Application:
+        """The web application."""
         app = web.Application(client_max_size=MOST_BODY_BYTES)
         for prefix in ("", "/v1"):
             app.router.add_post(f"{prefix}/chat/completions", self._chat)

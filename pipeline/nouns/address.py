@@ -49,9 +49,11 @@ class Address:
 
     @property
     def is_local(self) -> bool:
+        """Whether it is on this machine: no key is needed there."""
         return (urlsplit(self.url).hostname or "").startswith(_LOOPBACK)
 
     def headers(self) -> dict[str, str]:
+        """The headers of every request, with the key where the endpoint expects it."""
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.key:
             if "/openai/deployments/" in self.url:  # Azure takes a key in a header of its own

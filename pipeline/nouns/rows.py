@@ -141,6 +141,7 @@ class Usage:
 
     @property
     def is_reported(self) -> bool:
+        """Whether the server counted the tokens of the prompt."""
         return self.prompt_tokens is not None
 
     @property

@@ -99,6 +99,7 @@ class PriceBook:
 
     @property
     def currency(self) -> str:
+        """Of all prices: three letters, as USD."""
         return self._table.currency
 
     def on(self, day: datetime) -> PriceBook:
