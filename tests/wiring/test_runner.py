@@ -371,8 +371,8 @@ def test_one_row_that_is_always_refused_does_not_stop_the_run():
 
 @pytest.mark.parametrize(("answers_before", "failed"), [(0, 20), (30, 50)])
 def test_every_row_failing_alike_stops_the_run(answers_before, failed):
-    """max_tokens too large for the model: 20 rows at the start, or 50 in a row, not 40,000."""
-    refusal = error(400, "invalid_value", message="max_tokens is too large")
+    """A refusal in words that no table knows: 20 rows at the start, or 50 in a row, not 40,000."""
+    refusal = error(400, "invalid_value", message="the sum is too large")
     bench = Bench(ScriptedChat(itertools.chain([good()] * answers_before, always(refusal))), 4000).run()
     assert f"{failed} rows in a row failed" in str(bench.runner.stopped_by)
     assert bench.tally.failed <= failed + 8
