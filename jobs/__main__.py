@@ -24,6 +24,7 @@ GROUPS = {
     "look": {
         "status": "progress, tokens and cost of a run, also while it is running",
         "report": "rows, tokens, cost and errors of one run or several; writes report.html",
+        "models": "models of an endpoint, with price and image rule of each",
         "gallery": "static pages with image, caption, tokens and cost of each row",
     },
     "serve": {

@@ -8,7 +8,7 @@ import signal
 import sys
 
 from captionmill.nouns.config import DEFAULT_PROMPT
-from captionmill.nouns.errors import RunError
+from captionmill.nouns.errors import AnswerError, RunError
 from captionmill.store.journal import Journal
 from captionmill.wiring.session import Job, Session
 
@@ -163,6 +163,22 @@ def _tell_hint(error: RunError, job: Job, number: int) -> None:
     if hint := error.facts.hint:
         url, entry = job.addresses[number].url, job.config.endpoints()[number]
         tell("  " + hint.format(key_env=entry.api_key_env, endpoint=url.partition("?")[0], run=job.run_path))
+    if error.facts.is_about_a_name:
+        _tell_nearest(job, number)
+
+
+def _tell_nearest(job: Job, number: int) -> None:
+    """Ask the endpoint once for its models, and name the one that was probably meant; nothing where it has no list."""
+    from captionmill.rules.model_list import nearest
+    from captionmill.wiring.model_names import fetch_models
+
+    asked = job.config.endpoints()[number].model or job.config.model
+    try:
+        names = asyncio.run(fetch_models(job.addresses[number], job.config.proxy))
+    except AnswerError:
+        return
+    if near := nearest(names, asked):
+        tell(f"  did you mean --model {near}? The endpoint lists {len(names):,} models")
 
 
 def _count_failed(session: Session) -> int:

@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,8 @@ class Question:
     stop: tuple[str, ...]
     response_format: dict[str, Any] | None
     tool: dict[str, Any] | None  # the function that must be called
+    is_stream: bool = False
+    wants_usage: bool = False  # at the end of a stream
 
     @property
     def answer_tokens(self) -> int:
@@ -59,10 +62,6 @@ def read_question(raw: bytes) -> Question:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise BadRequest("Invalid 'messages': empty array.", "empty_array", "messages")
-    if body.get("stream"):
-        raise BadRequest(
-            "The built-in endpoint does not stream; send stream=false.", "unsupported_value", "stream"
-        )
     texts: list[str] = []
     pictures: list[tuple[str, bytes, str | None]] = []
     for message in messages:
@@ -77,6 +76,9 @@ def read_question(raw: bytes) -> Question:
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         response_format=body.get("response_format"),
         tool=_forced_tool(body),
+        is_stream=bool(body.get("stream")),
+        wants_usage=isinstance(options := body.get("stream_options"), dict)
+        and bool(options.get("include_usage")),
     )
 
 
@@ -127,6 +129,35 @@ def answer(
         },
         "system_fingerprint": "fp_builtin_describer",
     }
+
+
+def events(completion: dict[str, Any], wants_usage: bool) -> Iterator[bytes]:
+    """The completion as server-sent events: the role, the text word by word, the ending, the usage on request, [DONE]."""
+    base = {name: completion[name] for name in ("id", "created", "model", "system_fingerprint")}
+    base["object"] = "chat.completion.chunk"
+    for choice in completion["choices"]:
+        for delta in _deltas(choice["message"]):
+            yield _event(base | {"choices": [_piece(choice["index"], delta, None)]})
+        yield _event(base | {"choices": [_piece(choice["index"], {}, choice["finish_reason"])]})
+    if wants_usage:
+        yield _event(base | {"choices": [], "usage": completion["usage"]})
+    yield b"data: [DONE]\n\n"
+
+
+def _deltas(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield {"role": "assistant", "content": ""}
+    for word in re.findall(r"\s*\S+|\s+$", message["content"] or ""):
+        yield {"content": word}
+    for index, call in enumerate(message.get("tool_calls") or ()):
+        yield {"tool_calls": [{"index": index} | call]}
+
+
+def _piece(index: int, delta: dict[str, Any], finish: str | None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n".encode()
 
 
 # ------------------------------------------------------------------------------- the request

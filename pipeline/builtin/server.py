@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from .completions import BadRequest, Question, answer, look, prompt_tokens, read_question
+from .completions import BadRequest, Question, answer, events, look, prompt_tokens, read_question
 from .describer import PictureFacts
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ class BuiltinEndpoint:
         self.counts[str(response.status)] += 1
         return response
 
-    async def _respond(self, request: web.Request, raw: bytes) -> web.Response:
+    async def _respond(self, request: web.Request, raw: bytes) -> web.StreamResponse:
         if refusal := self._check_key(request):
             return refusal
         question = await asyncio.to_thread(read_question, raw)
@@ -142,14 +142,26 @@ class BuiltinEndpoint:
             return response
         self._answers += 1
         body = answer(question, measured, int(time.time()), self._answers)
+        if self._settings.keeps_ledger and fault != "truncate":
+            self.ledger[hashlib.sha256(raw).hexdigest()] += 1
+        if question.is_stream:
+            return await self._stream(request, list(events(body, question.wants_usage)), fault == "truncate")
         response = web.json_response(body, headers=self._headers())
         if fault == "truncate":
             assert isinstance(response.body, bytes)  # noqa: S101  json_response encodes at once
             return web.Response(
                 body=response.body[: len(response.body) // 2], content_type="application/json"
             )
-        if self._settings.keeps_ledger:
-            self.ledger[hashlib.sha256(raw).hexdigest()] += 1
+        return response
+
+    async def _stream(self, request: web.Request, sent: list[bytes], is_cut: bool) -> web.StreamResponse:
+        """Send the events one by one. is_cut: only the first half, without an ending."""
+        response = web.StreamResponse(headers=self._headers() | {"Cache-Control": "no-cache"})
+        response.content_type = "text/event-stream"
+        await response.prepare(request)
+        for event in sent[: len(sent) // 2] if is_cut else sent:
+            await response.write(event)
+        await response.write_eof()
         return response
 
     async def _models(self, request: web.Request) -> web.StreamResponse:

@@ -48,6 +48,13 @@ class Address:
         return self.key if self.key and len(self.key) >= SHORTEST_SECRET else None
 
     @property
+    def models_url(self) -> str:
+        """Where the endpoint lists its models: beside /chat/completions, for Azure beside its deployments."""
+        parts = urlsplit(self.url)
+        path = re.sub(r"(/deployments/[^/]+)?/chat/completions$", "", parts.path) + "/models"
+        return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+
+    @property
     def is_local(self) -> bool:
         """Whether it is on this machine: no key is needed there."""
         return (urlsplit(self.url).hostname or "").startswith(_LOOPBACK)

@@ -138,6 +138,7 @@ class Kind:
     may_clear: a person may fix it while the run waits, so the run tries again for a while.
     bought_nothing: a whole answer came that nobody can read: billed, so it is asked again a few times at most.
     is_upgradable: the file is whole and of an older version.
+    is_about_a_name: the endpoint's list of models may show the name that was meant.
     causes: errno numbers and primary names of SQLite's result codes that have this kind.
     """
 
@@ -151,6 +152,7 @@ class Kind:
     may_clear: bool = False
     bought_nothing: bool = False
     is_upgradable: bool = False
+    is_about_a_name: bool = False
     causes: tuple[int | str, ...] = ()
 
 
@@ -223,6 +225,7 @@ KINDS: Mapping[str, Kind] = {
         AccountError,
         "endpoint",
         hint="check --model and the address {endpoint}; `captionmill models` lists the models there",
+        is_about_a_name=True,
         is_tried_elsewhere=True,
     ),
     "no_vision": Kind(

@@ -71,6 +71,10 @@ class Checkpoint:
             self._committing = asyncio.create_task(self._commit_groups())
         await committed
 
+    async def unfinish(self, ids: list[str]) -> None:
+        """Forget that these rows failed: the next start asks them. Raises RunError."""
+        await self._writer.unfinish(ids)
+
     def unanswered(self, kind: str, spending: Spending) -> None:
         """Note an attempt that brought no answer; durable with the next row, or at the end."""
         self._unanswered[kind] = self._unanswered.get(kind, Spending()) + spending

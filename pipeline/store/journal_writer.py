@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..nouns.rows import Spending
-from . import empties
+from . import empties, mending
 from .journal import Entry, Journal, Part
 
 
@@ -29,6 +29,10 @@ class JournalWriter:
     async def note_part(self, part: Part) -> None:
         """As `Journal.note_part`. Raises RunError."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self.journal.note_part, part)
+
+    async def unfinish(self, ids: list[str]) -> None:
+        """As `mending.unfinish`. Raises RunError."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, mending.unfinish, self.journal, ids)
 
     async def put_into_parts(self, results: Path) -> None:
         """As `empties.put_into_parts`, after the parts were written. Raises RunError."""

@@ -43,6 +43,12 @@ def waiting_among(journal: Journal, ids: Sequence[str]) -> list[str]:
     return [identity for (identity,) in rows]
 
 
+def unfinish(journal: Journal, ids: Iterable[str]) -> None:
+    """Drop the failures of these rows: they count as not asked."""
+    with journal.database.changing():
+        journal.database.change("DELETE FROM failed WHERE id = ?", [(i,) for i in ids])
+
+
 def forget(journal: Journal, part: Part, ids: Iterable[str]) -> None:
     """Drop a part that does not hold these answers: its rows count as not asked.
 

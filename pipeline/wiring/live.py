@@ -25,7 +25,7 @@ class EndpointState:
     tokens_per_minute: the limit in force, given, reported or discovered; None while there is none.
     is_probing: it broke, and one request at a time finds out whether it works again. disabled: why nothing is
     sent there any more; None while it is in service. usage_finding: what cannot be true of its usage; None where
-    nothing is wrong.
+    nothing is wrong. refusal: the server's words while nothing but refusals come; None else.
     """
 
     name: str
@@ -38,6 +38,7 @@ class EndpointState:
     is_probing: bool
     disabled: str | None
     usage_finding: str | None = None
+    refusal: str | None = None
 
     @classmethod
     def of(cls, endpoint: Endpoint, now: float) -> EndpointState:
@@ -55,6 +56,7 @@ class EndpointState:
             is_probing=flow.is_probing,
             disabled=None if endpoint.disabled is None else str(endpoint.disabled),
             usage_finding=endpoint.usage.finding,
+            refusal=flow.refusal,
         )
 
     def __str__(self) -> str:
@@ -67,6 +69,8 @@ class EndpointState:
             text += f", paused {self.paused_seconds:,.0f} s"
         if self.is_probing:
             text += ", probing with one request at a time"
+        if self.refusal:
+            text += f"; {self.refusal}"
         return text + (f"; {self.usage_finding}" if self.usage_finding else "")
 
 

@@ -43,6 +43,10 @@ class CheckpointRecorder:
             )
         )
 
+    async def unfinish(self, ids: list[str]) -> None:
+        """Forget that these rows failed. Raises RunError where that could not be made durable."""
+        await self._checkpoint.unfinish(ids)
+
     def unanswered(self, kind: str, spending: Spending) -> None:
         """Note an attempt that brought no answer, at the most that it may have cost."""
         self._checkpoint.unanswered(kind, spending)

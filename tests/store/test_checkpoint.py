@@ -443,7 +443,7 @@ def test_every_column_round_trips(tmp_path):
     assert parts.write_table(path, [parts.to_record(outcome, "gpt-4o")]) == 1
     schema = pq.read_schema(path)
     assert schema.names == parts.SCHEMA.names
-    assert schema.metadata[b"captionmill_schema_version"] == b"1"
+    assert schema.metadata[b"captionmill_schema_version"] == b"2"
     row = pd.read_parquet(path).iloc[0]
     assert list(row["image"]) == ["a.jpg", "b.jpg"]
     assert row["content"] == "ein Bild 🙂 \\ud83d"

@@ -382,8 +382,11 @@ def test_a_lonely_broken_endpoint_is_probed_one_at_a_time():
     bench = bench_of(endpoint(broken, LIMITS, told=told), count=1000, max_retries=3).run()
     assert [text.partition(";")[0] for text in told] == [
         "server/v1: paused after repeated failures",
+        *(line.partition(";")[0] for line in told[1:-1]),  # each ten minutes, with the server's words
         "server/v1: works again",
     ]
+    assert len(told) == 4
+    assert all("no answer for" in line and "upstream gone" in line for line in told[1:-1])
     assert (bench.tally.answered, bench.tally.failed) == (1000, 0)
     assert broken.while_broken <= 8 + 60
     assert bench.seconds < 1820 + 60 + 1000 / 8 + 10

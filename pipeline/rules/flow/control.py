@@ -65,7 +65,7 @@ class FlowState:
 
     most_in_flight: allowed now. tokens_per_minute: the limit in force, given, reported or discovered; None where
     there is none. tokens_last_minute: sent in the last 60 seconds. paused_seconds: left of a pause or an open
-    circuit.
+    circuit. refusal: the server's words where nothing but refusals come; None else.
     """
 
     in_flight: int
@@ -74,6 +74,7 @@ class FlowState:
     tokens_per_minute: float | None
     paused_seconds: float
     is_probing: bool
+    refusal: str | None = None
 
 
 class FlowControl:
@@ -142,6 +143,7 @@ class FlowControl:
             tokens_per_minute=min((limit for limit in limits if limit is not None), default=None),
             paused_seconds=max(0.0, self.limiter.closed_seconds(now), self.breaker.open_until - now),
             is_probing=self.breaker.is_half_open,
+            refusal=self.breaker.standing_refusal(now),
         )
 
     def _discovered_rate(self, now: float) -> float | None:
@@ -266,7 +268,7 @@ class FlowControl:
     def _news(
         self, error: AnswerError, judgement: Judgement, was_half_open: bool, was_shortened: bool
     ) -> list[str]:
-        notes = []
+        notes = [] if judgement.note is None else [judgement.note]
         if self.breaker.is_half_open and not was_half_open:
             notes.append(f"paused after repeated failures; probing with one request at a time ({error})")
         if self.breaker.shortened_until is not None and not was_shortened:
