@@ -9,7 +9,6 @@ would use for each. It is free. WORD shows only the names that contain it.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from captionmill.nouns.errors import AnswerError, RunError, UsageError
 
 from . import exit_codes
-from .arguments import read_prices
 from .parser import Parser
 from .signals import raise_interrupts
 from .table import as_lines
@@ -42,6 +40,8 @@ def main(argv: list[str]) -> int:
     given = {n: v for n in ("base_url", "api_key_env", "proxy") if (v := getattr(arguments, n)) is not None}
     from captionmill.rules.prices import PriceBook
 
+    from .arguments import read_prices
+
     prices = PriceBook(read_prices(arguments.config))
     names = [n for n in _fetch(given) if arguments.word.lower() in n.lower()]
     lines = [_facts(name, prices) for name in names]
@@ -54,6 +54,8 @@ def main(argv: list[str]) -> int:
 
 def _fetch(settings: dict[str, str]) -> list[str]:
     """The names at the endpoint. settings: of the connection. Raises UsageError, RunError."""
+    import asyncio
+
     from captionmill.nouns.config import RunConfig
     from captionmill.wiring.addresses import read_addresses
     from captionmill.wiring.model_names import fetch_models
