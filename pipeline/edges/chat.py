@@ -12,6 +12,8 @@ import ssl
 import time
 from dataclasses import dataclass
 from types import SimpleNamespace, TracebackType
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -77,8 +79,7 @@ class ChatClient:
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=[trace],
-            trust_env=is_of_environment,
-            proxy=None if is_of_environment else self._proxy,
+            proxy=_proxy_of_environment(self.address.url) if is_of_environment else self._proxy,
         )
         return self
 
@@ -162,6 +163,15 @@ class ChatClient:
         except aiohttp.ClientOSError as error:  # an answer had begun, so this is no race for a connection
             raise aiohttp.ClientPayloadError(str(error)) from None
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _proxy_of_environment(url: str) -> str | None:
+    """HTTPS_PROXY, HTTP_PROXY and NO_PROXY; not trust_env, which also takes a password for the host from ~/.netrc."""
+    parts = urlsplit(url)
+    if proxy_bypass(parts.netloc):
+        return None
+    proxy = getproxies().get(parts.scheme)
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
 
 
 class _Silence(Exception):
