@@ -36,7 +36,10 @@ _SWITCHES = frozenset({"logprobs", "strip_metadata", "allow_outside", "allow_rem
 def add_source(parser: Parser) -> None:
     """Add SOURCE and -o."""
     parser.add_argument(
-        "source", type=user_path, nargs="?", help="a folder, or a .csv, .tsv, .json, .jsonl or .parquet manifest"
+        "source",
+        type=user_path,
+        nargs="?",
+        help="a folder, or a .csv, .tsv, .json, .jsonl or .parquet manifest",
     )
     parser.add_argument(
         "-o", "--output", type=user_path, metavar="RUN", help="the run folder [SOURCE's name + -captions]"

@@ -12,13 +12,12 @@ from __future__ import annotations
 import re
 import sys
 from argparse import Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captionmill.nouns.errors import UsageError
 
 from . import exit_codes
-from .parser import Parser, user_path, positive
+from .parser import Parser, positive, user_path
 from .signals import raise_interrupts
 
 if TYPE_CHECKING:
@@ -85,7 +84,9 @@ def _filter(text: str) -> Filter:
 
     found = re.fullmatch(r"\s*(\w+)\s*(!=|>=|<=|=|>|<)(.*)", text, re.S)
     if found is None:
-        raise UsageError(f"--filter {text!r}: NAME=VALUE is needed, for example finish=length or 'cost_usd>0.01'")
+        raise UsageError(
+            f"--filter {text!r}: NAME=VALUE is needed, for example finish=length or 'cost_usd>0.01'"
+        )
     return Filter(column=found[1], value=found[3].strip(), sign=found[2])
 
 

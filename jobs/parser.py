@@ -90,7 +90,7 @@ def positive(text: str) -> int:
 
 def user_path(text: str) -> Path:
     """A path, for arguments; ~ is the home folder, also in --output=~/captions, where no shell sees it."""
-    return Path(os.path.expanduser(text))
+    return Path(os.path.expanduser(text))  # noqa: PTH111  a relative path stays as it is
 
 
 def _hint(unknown: str, argv: Sequence[str], near: Sequence[str]) -> str | None:
@@ -102,6 +102,6 @@ def _hint(unknown: str, argv: Sequence[str], near: Sequence[str]) -> str | None:
         also = f"did you mean {near[0]}? " if near else ""
         return f"; {also}A parameter of the API without a flag is given as --param {name}={value}"
     if not unknown.startswith("-"):
-        folder = os.path.dirname(unknown) or "."
-        return f"; several files are given as their folder: {os.path.join(folder, '')}"
+        folder = os.path.dirname(unknown) or "."  # noqa: PTH120
+        return f"; several files are given as their folder: {os.path.join(folder, '')}"  # noqa: PTH118
     return None

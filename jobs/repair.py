@@ -8,7 +8,6 @@ damage and changes nothing.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from . import exit_codes
 from .output import TERMINAL

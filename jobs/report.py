@@ -81,7 +81,9 @@ def _parser() -> Parser:
         action="store_true",
         help="compute all costs again: by [prices] of --config, then by the list prices of the day of each answer",
     )
-    parser.add_argument("--config", type=user_path, metavar="TOML", help="the file with [prices] for --reprice")
+    parser.add_argument(
+        "--config", type=user_path, metavar="TOML", help="the file with [prices] for --reprice"
+    )
     return parser
 
 

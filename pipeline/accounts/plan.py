@@ -172,7 +172,9 @@ def make_plan(
         manifest.check_images()
     with closing(Journal(folder.journal)) if plan.is_resumed else nullcontext() as journal:
         if journal is not None:
-            _count_pending(plan, PendingRows(manifest.rows(with_pictures=False), journal, options.retry_failed))
+            _count_pending(
+                plan, PendingRows(manifest.rows(with_pictures=False), journal, options.retry_failed)
+            )
         batches = PendingRows(manifest.rows(), journal, options.retry_failed).batches()
         counter = _Counter(plan, asked)
         for batch in read_headers(batches, plan.left, asked, options.sample):

@@ -90,6 +90,8 @@ def _image_names(sources: list[Source], places: Places) -> frozenset[str]:
     """Of all rows of the view."""
     names: set[str] = set()
     for number in np.unique(places[:, 0]):
-        images = read_source(sources[int(number)], ["image"]).take(pa.array(places[places[:, 0] == number, 1]))
+        images = read_source(sources[int(number)], ["image"]).take(
+            pa.array(places[places[:, 0] == number, 1])
+        )
         names.update(name for row in images["image"].to_pylist() for name in (row or [])[:_MAX_PICTURES])
     return frozenset(names)

@@ -85,7 +85,9 @@ def _distribute(
             for first, end in itertools.pairwise([*starts.tolist(), len(positions)]):
                 target = int(positions[first] // together)
                 if target not in writers:
-                    writers[target] = files.enter_context(pa.ipc.new_file(_file(scratch, target), table.schema))
+                    writers[target] = files.enter_context(
+                        pa.ipc.new_file(_file(scratch, target), table.schema)
+                    )
                 writers[target].write_table(table.slice(first, end - first))
 
 

@@ -28,7 +28,9 @@ _TEXT_COLUMNS = tuple(column.name for column in parts.SCHEMA if pa.types.is_stri
 _NUMBER_COLUMNS = tuple(
     column.name
     for column in parts.SCHEMA
-    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)
+    if pa.types.is_integer(column.type)
+    or pa.types.is_floating(column.type)
+    or pa.types.is_decimal(column.type)
 )
 _COMPARISONS = {
     "=": pc.equal, "!=": pc.not_equal, ">": pc.greater, ">=": pc.greater_equal, "<": pc.less, "<=": pc.less_equal,

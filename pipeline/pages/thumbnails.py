@@ -97,7 +97,9 @@ class ThumbnailFolder:
 
     def _target(self, path: str) -> Path:
         what = f"{path}|{self._images.frame}|{self._images.background}"
-        return self._folder / f"{hashlib.sha256(what.encode('utf-8', 'surrogateescape')).hexdigest()[:24]}.jpg"
+        return (
+            self._folder / f"{hashlib.sha256(what.encode('utf-8', 'surrogateescape')).hexdigest()[:24]}.jpg"
+        )
 
 
 def _write(target: Path, data: bytes) -> None:

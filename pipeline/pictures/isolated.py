@@ -105,7 +105,9 @@ class Child(NamedTuple):
                 pipe.close()
         return status
 
-    def ask(self, message: Message, data: bytes, on_question: Callable[[Message], Message]) -> tuple[Message, bytes]:
+    def ask(
+        self, message: Message, data: bytes, on_question: Callable[[Message], Message]
+    ) -> tuple[Message, bytes]:
         """Send a request and answer what the child asks back. Raises _Ended where it died or takes too long."""
         answer, found = self._exchange(message, data)
         while "ask" in answer:
@@ -149,7 +151,9 @@ class IsolatedRender:
             answer, found = child.ask(request, data, lambda q: {"size": sizes[q["ask"]](*q["size"])})
         except _Ended:
             raise _died(path, child.end()) from None
-        except BaseException:  # an interrupt in the middle of a conversation: the next picture would get the rest
+        except (
+            BaseException
+        ):  # an interrupt in the middle of a conversation: the next picture would get the rest
             child.end()
             raise
         if answer.get("is_spent"):
@@ -253,7 +257,10 @@ def serve(requests: BinaryIO, answers: BinaryIO, words: BinaryIO) -> None:
         memory.allow(MAX_MEMORY_BYTES)
         answer["is_spent"] = answer.pop("is_spent", False) or memory.has_grown
         if answer.get("kind") == "image_broken" and UNSUPPORTED.search(_taken_words(words)):
-            answer |= {"kind": "image_format", "error": f"{request['path']}: a variant of its format that cannot be read"}
+            answer |= {
+                "kind": "image_format",
+                "error": f"{request['path']}: a variant of its format that cannot be read",
+            }
         _send(answers, answer, picture)
 
 
@@ -280,9 +287,15 @@ def _answered(
         return tuple(ask({"ask": "canvas", "size": [width, height]})["size"])  # type: ignore[return-value]
 
     try:
-        encoded = render(request["path"], data, Bounds(fit, canvas, request["base64_bytes"]), Look(*request["look"]))
+        encoded = render(
+            request["path"], data, Bounds(fit, canvas, request["base64_bytes"]), Look(*request["look"])
+        )
     except RowError as error:
-        return {"error": str(error), "kind": error.kind, "is_spent": isinstance(error.__cause__, MemoryError)}, b""
+        return {
+            "error": str(error),
+            "kind": error.kind,
+            "is_spent": isinstance(error.__cause__, MemoryError),
+        }, b""
     except MemoryError:
         text = f"{request['path']}: not enough memory to decode it"
         return {"error": text, "kind": "image_too_large", "is_spent": True}, b""

@@ -80,7 +80,7 @@ class _Layout:
         """What to read."""
         wanted = [name for name in self._schema.names if name not in self._left_out]
         kind = self._schema.field(self.image).type
-        if with_pictures and self._is_embedded or not _has_bytes(kind):
+        if (with_pictures and self._is_embedded) or not _has_bytes(kind):
             return wanted
         wanted.remove(self.image)
         if _is_struct(kind) and kind.get_field_index("path") >= 0:
