@@ -131,7 +131,7 @@ def _has_bytes(kind: pa.DataType) -> bool:
     """Whether values of this type are pictures: bytes, {bytes, path}, or lists of those."""
     if str(kind).startswith(("list", "large_list")):
         return _has_bytes(kind.value_type)
-    return _is_binary(kind) or (_is_struct(kind) and kind.get_field_index("bytes") >= 0)
+    return _is_binary(kind) or (_is_struct(kind) and bool(kind.get_field_index("bytes") >= 0))
 
 
 def _is_struct(kind: pa.DataType) -> bool:
