@@ -9,10 +9,12 @@ import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..nouns.config import ChatSettings
 from ..nouns.rows import TokenEstimate, Usage
+
+if TYPE_CHECKING:
+    from ..nouns.config import ChatSettings
 
 # The most that a prompt may take: its formula times the worst ratio that usage has shown of late, times _MARGIN, and
 # TEMPLATE_TOKENS for the chat template. UNLEARNED_RATIO stands in until there are enough answers: by so much formulas may
