@@ -11,7 +11,7 @@ from captionmill.nouns.errors import RunError, UsageError
 
 from . import exit_codes
 from .no_pandas import without_pandas
-from .output import silence
+from .output import make_printable, silence
 from .signals import leave_at_once, raise_interrupts
 
 # A new command takes one line here and one file, jobs/NAME.py with a function main(argv) -> exit code:
@@ -39,6 +39,7 @@ COMMANDS = {name: text for group in GROUPS.values() for name, text in group.item
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit code (see README)."""
     argv = sys.argv[1:] if argv is None else argv
+    make_printable()
     # no command multiplies matrices: numpy need not start a BLAS thread for each core
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if argv and argv[0] in COMMANDS:

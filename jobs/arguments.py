@@ -19,12 +19,13 @@ from captionmill.nouns.errors import UsageError
 from captionmill.wiring.addresses import default_run_path
 from pydantic import ValidationError
 
-from .parser import Parser
+from .parser import Parser, user_path
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 _JSON_SETTINGS = frozenset({"logit_bias", "response_format", "tools", "tool_choice"})
+_WORD = re.compile(r"[A-Za-z][\w./-]*")  # of --param: text, since as JSON it would be a mistake
 _REPEATED_SETTINGS = frozenset({"stop", "param"})
 _SWITCHES = frozenset({"logprobs", "keep_thinking", "strip_metadata", "allow_outside", "allow_remote"})
 
@@ -32,10 +33,13 @@ _SWITCHES = frozenset({"logprobs", "keep_thinking", "strip_metadata", "allow_out
 def add_source(parser: Parser) -> None:
     """Add SOURCE and -o."""
     parser.add_argument(
-        "source", type=Path, nargs="?", help="a folder, or a .csv, .jsonl or .parquet manifest"
+        "source",
+        type=user_path,
+        nargs="?",
+        help="a folder, or a .csv, .tsv, .json, .jsonl or .parquet manifest",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="RUN", help="the run folder [SOURCE's name + -captions]"
+        "-o", "--output", type=user_path, metavar="RUN", help="the run folder [SOURCE's name + -captions]"
     )
 
 
@@ -69,7 +73,7 @@ def read_source(arguments: argparse.Namespace) -> tuple[Path, Path]:
     """
     source: Path | None = arguments.source
     if source is None:
-        raise UsageError("SOURCE is needed: a folder, or a .csv, .jsonl or .parquet manifest")
+        raise UsageError("SOURCE is needed: a folder, or a .csv, .tsv, .json, .jsonl or .parquet manifest")
     return source, arguments.output or default_run_path(source)
 
 
@@ -87,7 +91,7 @@ def add_settings(parser: Parser) -> None:
                 )
     parser.add_argument(
         "--config",
-        type=Path,
+        type=user_path,
         metavar="TOML",
         help="a file with settings by the same names (flags win); also [[endpoint]] entries for several endpoints and"
         " keys, and [prices]",
@@ -105,7 +109,7 @@ def _flag_options(name: str, setting: FieldInfo) -> dict[str, Any]:
     options: dict[str, Any] = {"dest": name, "default": None, "help": text.replace("%", "%%")}
     if name in _SWITCHES:
         return options | {"action": argparse.BooleanOptionalAction}
-    metavar = "NAME=JSON" if name == "param" else name.upper()
+    metavar = "NAME=VALUE" if name == "param" else name.upper()
     return options | {"metavar": metavar, "action": "append" if name in _REPEATED_SETTINGS else "store"}
 
 
@@ -136,13 +140,19 @@ def read_settings(arguments: argparse.Namespace) -> RunConfig:
     if arguments.prompt_file is not None:
         if "prompt" in flags:
             raise UsageError("--prompt and --prompt-file: give one of them, not both")
-        flags["prompt"] = _read_prompt(Path(arguments.prompt_file))
+        flags["prompt"] = _read_prompt(user_path(arguments.prompt_file))
     elif "prompt_file" in file and "prompt" not in flags and file_path is not None:
-        flags["prompt"] = _read_prompt(file_path.parent / str(file["prompt_file"]))
+        flags["prompt"] = _read_prompt(file_path.parent / user_path(str(file["prompt_file"])))
     file.pop("prompt_file", None)
     if "output" in file and getattr(arguments, "output", None) is None and file_path is not None:
-        arguments.output = file_path.parent / str(file["output"])
+        arguments.output = file_path.parent / user_path(str(file["output"]))
     file.pop("output", None)
+    both = {"max_tokens", "max_completion_tokens"}
+    if both <= file.keys() | flags.keys():
+        raise UsageError(
+            "--max-tokens and --max-completion-tokens: give one of them, not both (newer OpenAI models want"
+            " --max-completion-tokens, most other endpoints --max-tokens)"
+        )
     try:
         return RunConfig.model_validate(file | flags)
     except ValidationError as error:
@@ -199,6 +209,8 @@ def _parameter(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise UsageError(f"--param {text!r}: NAME=JSON is needed, for example --param top_k=40")
+    if _WORD.fullmatch(value) and value not in ("true", "false", "null", "NaN", "Infinity"):
+        return name, value
     return name, _json(f"--param {name}", value)
 
 

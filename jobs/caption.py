@@ -27,7 +27,7 @@ from .arguments import (
 )
 from .open_files import make_room
 from .output import TERMINAL
-from .parser import Parser
+from .parser import Parser, user_path
 from .signals import raise_interrupts
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _parser() -> Parser:
     parser.rare(
         parser.add_argument(
             "--debug-log",
-            type=Path,
+            type=user_path,
             metavar="FILE",
             help="write failed attempts, the state of each endpoint and the lag of the event loop to FILE",
         )

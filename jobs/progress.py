@@ -61,6 +61,8 @@ def _facts(session: Session) -> str:
     working = [s for s in states if s.disabled is None]
     facts = [_tokens(working), *money_facts(session)]
     facts.append(f"{session.in_flight}/{sum(s.most_in_flight for s in working)} in flight")
+    if session.trouble is not None:
+        facts.insert(0, f"CANNOT SAVE: {session.trouble}")
     if tally.retries:
         facts.append(f"{tally.retries} retries")
     if tally.failed:

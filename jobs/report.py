@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from captionmill.nouns.errors import UsageError
 from captionmill.nouns.money import money
 
-from .parser import Parser
+from .parser import Parser, user_path
 from .signals import raise_interrupts
 from .table import as_lines
 
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser("captionmill report", __doc__)
-    parser.add_argument("run", type=Path, nargs="+", help="run folders")
+    parser.add_argument("run", type=user_path, nargs="+", help="run folders")
     parser.add_argument(
         "--by",
         default="model",
@@ -82,7 +82,9 @@ def _parser() -> Parser:
         action="store_true",
         help="compute all costs again: by [prices] of --config, then by the list prices of the day of each answer",
     )
-    parser.add_argument("--config", type=Path, metavar="TOML", help="the file with [prices] for --reprice")
+    parser.add_argument(
+        "--config", type=user_path, metavar="TOML", help="the file with [prices] for --reprice"
+    )
     return parser
 
 

@@ -43,13 +43,19 @@ def _tell_what_was_found(job: Job, session: Session) -> None:
     if folders := survey.system_folders.count:
         tell(f"left out {_count(folders, 'system folder')}: {survey.system_folders}")
     if folders := survey.unreadable_folders.count:
-        tell(f"warning: {_count(folders, 'folder')} cannot be read and {'is' if folders == 1 else 'are'} left out"
-             f" (--strict makes this an error): {survey.unreadable_folders}")
+        tell(
+            f"warning: {_count(folders, 'folder')} cannot be read and {'is' if folders == 1 else 'are'} left out"
+            f" (--strict makes this an error): {survey.unreadable_folders}"
+        )
     if survey.repeated:
         tell(f"ignored {_count(survey.repeated, 'duplicate row')} (same id, same content)")
     if survey.skipped:
         more = ", ..." if survey.skipped > len(survey.skipped_names) else ""
-        files = "1 file that is no image" if survey.skipped == 1 else f"{survey.skipped:,} files that are not images"
+        files = (
+            "1 file that is no image"
+            if survey.skipped == 1
+            else f"{survey.skipped:,} files that are not images"
+        )
         tell(f"skipped {files}: {', '.join(survey.skipped_names)}{more}")
     if survey.own_prompts and job.config.prompt != DEFAULT_PROMPT:
         tell(f"{survey.own_prompts} rows have their own prompt; --prompt applies to the others")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from captionmill.nouns.money import money
 
 from . import exit_codes
-from .parser import Parser
+from .parser import Parser, user_path
 from .signals import raise_interrupts
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Print the state of one run. Raises UsageError if the folder is no run, RunError if it is damaged."""
     parser = Parser("captionmill status", __doc__)
-    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument("run", type=user_path, help="the run folder")
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     parser.add_argument(
         "--check",

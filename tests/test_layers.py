@@ -26,7 +26,7 @@ MAY_IMPORT = {
 ROOMS = {
     "aiohttp": {"edges.chat", "pictures.remote", "builtin.server"},
     "sqlite3": {"store.database", "store.salvage"},
-    "PIL": {f"pictures.{room}" for room in ("decode", "colour", "encode", "prepare")} | {"builtin.describer"},
+    "PIL": {f"pictures.{room}" for room in ("decode", "colour", "encode", "render")} | {"builtin.describer"},
     "tenacity": {"rules.retry"},
     "genai_prices": {"rules.prices"},
     "jinja2": {"pages.html"},

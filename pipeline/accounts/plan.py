@@ -21,7 +21,7 @@ from ..nouns.errors import RowError, UsageError
 from ..nouns.rows import Row
 from ..pictures.measure import Measured
 from ..rules.prices import PriceBook
-from ..rules.tokens import TEMPLATE_TOKENS, UNLEARNED_RATIO, text_tokens
+from ..rules.tokens import TEMPLATE_TOKENS, UNLEARNED_RATIO, fixed_tokens, text_tokens
 from ..sources.manifest import Manifest, Survey
 from ..store.compatibility import read_earlier_starts
 from ..store.folder import RunFolder
@@ -304,7 +304,7 @@ class _Counter:
 
     def __init__(self, plan: Plan, config: RunConfig) -> None:
         self._plan = plan
-        self._system_tokens = text_tokens(config.system) if config.system else 0
+        self._fixed_tokens = fixed_tokens(config)
         self._bounds = picture_bounds(config)
         self._most_bytes = BOUNDS[vision_model(config.model).provider].base64_bytes
         self._tpm = config.tpm
@@ -330,7 +330,7 @@ class _Counter:
         plan, count = self._plan, len(pictures)
         plan.readable += 1
         plan.pictures += count
-        text = self._system_tokens + text_tokens(row.prompt)
+        text = self._fixed_tokens + text_tokens(row.prompt)
         plan.text_tokens += text
         for variant, tokens in zip(plan.variants, self._counts, strict=True):
             found = sum(

@@ -18,6 +18,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp import http_exceptions
@@ -97,8 +99,7 @@ class ChatClient:
             timeout=self._timeout,
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=is_of_environment,
-            proxy=None if is_of_environment else self._proxy,
+            proxy=_proxy_of_environment(self.address.url) if is_of_environment else self._proxy,
             auto_decompress=False,  # a label that lies would lose the answer: see `_decompressed`
             max_line_size=_MOST_HEADER_BYTES,
             max_field_size=_MOST_HEADER_BYTES,
@@ -260,6 +261,15 @@ def _broken_off(error: Exception, silence: asyncio.Timeout | None) -> Exception:
 
 class _TooLong(aiohttp.ClientPayloadError):
     """A body above MOST_ANSWER_BYTES."""
+
+
+def _proxy_of_environment(url: str) -> str | None:
+    """HTTPS_PROXY, HTTP_PROXY and NO_PROXY; not trust_env, which also takes a password for the host from ~/.netrc."""
+    parts = urlsplit(url)
+    if proxy_bypass(parts.netloc):
+        return None
+    proxy = getproxies().get(parts.scheme)
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
 
 
 class _Silence(Exception):

@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+
 from ..accounts.run_images import RunImages
 from ..nouns.money import DOLLARS
 from ..store import empties
@@ -28,7 +31,7 @@ from .paging import (
     page_rows,
     remove_further_pages,
 )
-from .selection import Places, Source, View, row_sources, selected
+from .selection import Places, Source, View, read_source, row_sources, selected
 from .thumbnails import ThumbnailFolder
 
 _THUMBNAILS = "thumbnails"  # folder in the gallery
@@ -51,7 +54,10 @@ def write_gallery(folder: RunFolder, view: View | None = None) -> tuple[Path, in
         sources, empty = _sources_of_one_moment(folder, Path(scratch))
         places = selected(sources, view)
         pages = page_count(len(places), view.rows_a_page)
-        for page, rows in enumerate(_with_thumbnails(folder, run, sources, places, view.rows_a_page), 1):
+        rows_of_pages = page_rows(sources, places, _COLUMNS, view.rows_a_page, Path(scratch))
+        thumbnails = ThumbnailFolder(folder.gallery / _THUMBNAILS, RunImages.of_run(run))
+        thumbnails.add_embedded(_image_names(sources, places))
+        for page, rows in enumerate(_with_thumbnails(thumbnails, rows_of_pages), 1):
             text = template.render(
                 title=str(folder.path), css=html.css(), view=str(view), written=utc_now(), page=page, pages=pages,
                 total=len(places), empty=empty, links=linked_pages(page, pages), rows=rows,
@@ -71,15 +77,23 @@ def _sources_of_one_moment(folder: RunFolder, scratch: Path) -> tuple[list[Sourc
         journal.close()
 
 
-def _with_thumbnails(
-    folder: RunFolder, run: dict[str, object], sources: list[Source], places: Places, rows_a_page: int
-) -> Iterator[PageRows]:
+def _with_thumbnails(thumbnails: ThumbnailFolder, rows_of_pages: Iterator[PageRows]) -> Iterator[PageRows]:
     """The rows of each page, each with `thumbnails`: paths relative to the gallery. Decoding is done in threads."""
-    thumbnails = ThumbnailFolder(folder.gallery / _THUMBNAILS, RunImages.of_run(run))
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for rows in page_rows(sources, places, _COLUMNS, rows_a_page):
+        for rows in rows_of_pages:
             shown = [(row["image"] or [])[:_MAX_PICTURES] for row in rows]
             yield [
                 row | {"thumbnails": [f"{_THUMBNAILS}/{name}" for name in names]}
                 for row, names in zip(rows, threads.map(thumbnails.names, shown), strict=True)
             ]
+
+
+def _image_names(sources: list[Source], places: Places) -> frozenset[str]:
+    """Of all rows of the view."""
+    names: set[str] = set()
+    for number in np.unique(places[:, 0]):
+        images = read_source(sources[int(number)], ["image"]).take(
+            pa.array(places[places[:, 0] == number, 1])
+        )
+        names.update(name for row in images["image"].to_pylist() for name in (row or [])[:_MAX_PICTURES])
+    return frozenset(names)

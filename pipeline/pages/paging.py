@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .selection import Places, Source, read_source
 
 FIRST_PAGE = "index.html"
-_ROWS_FETCHED = 10_000  # together, whatever a page has: one pass over the parts for many pages
+_ROWS_FETCHED = 10_000  # in memory at a time
+_MAX_FILES = 200  # open at once
+_POSITION = "position of the view"
 _LINKED_NEIGHBOURS = 4
 
 PageRows = list[dict[str, Any]]  # column -> value
@@ -43,17 +48,59 @@ def remove_further_pages(folder: Path, pages: int) -> None:
 
 
 def page_rows(
-    sources: Sequence[Source], places: Places, columns: Sequence[str], rows_a_page: int
+    sources: Sequence[Source], places: Places, columns: Sequence[str], rows_a_page: int, scratch: Path
 ) -> Iterator[PageRows]:
     """The rows of each page, at least one page.
 
-    Several pages are fetched together: in an order other than that of the dataset each may need every part.
+    Every source is read once: in an order other than that of the dataset each page may need rows of every part, so
+    the rows are first sorted into files of some pages each. scratch: a folder for these.
     """
-    together = max(1, _ROWS_FETCHED // rows_a_page) * rows_a_page
-    for start in range(0, max(1, len(places)), together):
-        rows = _fetch(sources, places[start : start + together], columns)
-        for first in range(0, max(1, len(rows)), rows_a_page):
-            yield rows[first : first + rows_a_page]
+    together = max(_ROWS_FETCHED, -(-len(places) // _MAX_FILES)) // rows_a_page * rows_a_page or rows_a_page
+    if len(places) <= together:
+        rows = _fetch(sources, places, columns)
+        yield from (rows[first : first + rows_a_page] for first in range(0, max(1, len(rows)), rows_a_page))
+        return
+    _distribute(sources, places, columns, together, scratch)
+    for number, start in enumerate(range(0, len(places), together)):
+        table = _in_order(_file(scratch, number))
+        for first in range(start, min(start + together, len(places)), rows_a_page):
+            yield table.slice(first - start, rows_a_page).to_pylist()
+
+
+def _distribute(
+    sources: Sequence[Source], places: Places, columns: Sequence[str], together: int, scratch: Path
+) -> None:
+    """Write file n with rows n * together and following, each with its position, in the order of the sources."""
+    by_source = np.argsort(places[:, 0], kind="stable")
+    bounds = np.searchsorted(places[by_source, 0], np.arange(len(sources) + 1))
+    with contextlib.ExitStack() as files:
+        writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
+        for number, source in enumerate(sources):
+            positions = np.sort(by_source[bounds[number] : bounds[number + 1]])
+            if not len(positions):
+                continue
+            table = read_source(source, columns).take(pa.array(places[positions, 1]))
+            table = table.append_column(_POSITION, pa.array(positions)).combine_chunks()
+            starts = np.flatnonzero(np.diff(positions // together, prepend=-1))
+            for first, end in itertools.pairwise([*starts.tolist(), len(positions)]):
+                target = int(positions[first] // together)
+                if target not in writers:
+                    writers[target] = files.enter_context(
+                        pa.ipc.new_file(_file(scratch, target), table.schema)
+                    )
+                writers[target].write_table(table.slice(first, end - first))
+
+
+def _in_order(path: Path) -> pa.Table:
+    with pa.OSFile(str(path)) as file:
+        table = pa.ipc.open_file(file).read_all()
+    path.unlink()
+    order = pc.sort_indices(table[_POSITION])
+    return table.drop_columns([_POSITION]).take(order)
+
+
+def _file(scratch: Path, number: int) -> Path:
+    return scratch / f"pages-{number}.arrow"
 
 
 def _fetch(sources: Sequence[Source], places: Places, columns: Sequence[str]) -> PageRows:

@@ -82,10 +82,12 @@ def distribution(bars: Sequence[tuple[float, float, int]], is_whole: bool = Fals
             widths = [max(0.2 * abs(lows[0]), 1e-9)]
             lows = [lows[0] - widths[0] / 2]
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        if len(lows) == 1:  # else one bar would fill the chart
-            axes.set_xlim(lows[0] - 3 * widths[0], lows[0] + 4 * widths[0])
         axes.bar(lows, [count for _, _, count in bars], widths, align="edge", color=_BAR, linewidth=0)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=is_whole))
+        if len(lows) == 1:  # else one bar would fill the chart, and the axis would name values that cannot be
+            axes.set_xlim(lows[0] - 3 * widths[0], lows[0] + 4 * widths[0])
+            axes.set_xticks([lows[0] + widths[0] / 2])
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=is_whole))
         axes.xaxis.set_major_formatter(_short(""))
         return _svg(figure)
 

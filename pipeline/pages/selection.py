@@ -5,6 +5,7 @@ Only the columns that a view needs are read, and 16 bytes a row are kept: where 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +25,17 @@ from ..store.journal import Journal
 ROWS_A_PAGE = 200
 _RECORDS_A_SOURCE = 5000
 _TEXT_COLUMNS = tuple(column.name for column in parts.SCHEMA if pa.types.is_string(column.type))
+_NUMBER_COLUMNS = tuple(
+    column.name
+    for column in parts.SCHEMA
+    if pa.types.is_integer(column.type)
+    or pa.types.is_floating(column.type)
+    or pa.types.is_decimal(column.type)
+)
+_COMPARISONS = {
+    "=": pc.equal, "!=": pc.not_equal, ">": pc.greater, ">=": pc.greater_equal, "<": pc.less, "<=": pc.less_equal,
+}  # fmt: skip
+_SAID = {"=": "is", "!=": "is not"}
 _SORT_COLUMNS = {"cost": "cost_usd", "latency": "latency_s", "id": "id"}
 
 Sort = Literal["cost", "latency", "random", "id"]
@@ -32,28 +44,67 @@ Places = npt.NDArray[np.int64]  # (rows, 2): the number of the row's source, and
 
 
 @dataclass(frozen=True, slots=True)
+class Filter:
+    """One condition on rows: a column, a sign (=, !=, >, >=, <, <=), and a text or a number.
+
+    A row without a value in the column matches no condition but !=. Raises UsageError for an unknown column, a value
+    that is no number in a column of numbers, and a column of texts that is compared by size.
+    """
+
+    column: str
+    value: str
+    sign: str = "="
+
+    def __post_init__(self) -> None:
+        if self.column in _NUMBER_COLUMNS:
+            self._number()
+        elif self.column not in _TEXT_COLUMNS:
+            known = ", ".join((*_TEXT_COLUMNS, *_NUMBER_COLUMNS))
+            raise UsageError(f"--filter {self}: one of {known} is needed")
+        elif self.sign not in _SAID:
+            raise UsageError(f"--filter {self}: {self.column} is a text; compare it with = or !=")
+
+    def __str__(self) -> str:
+        return f"{self.column}{self.sign}{self.value}"
+
+    def _number(self) -> float:
+        try:
+            number = float(self.value.replace(",", "").replace("_", ""))
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise UsageError(f"--filter {self}: {self.column} holds numbers") from None
+        return number
+
+    def matches(self, table: pa.Table) -> npt.NDArray[np.bool_]:
+        """Which rows of a table with the column match."""
+        compare, column = _COMPARISONS[self.sign], table[self.column]
+        if self.column in _NUMBER_COLUMNS:
+            found = compare(pc.cast(column, pa.float64()), self._number())
+        else:
+            found = compare(column, self.value)
+        matches: npt.NDArray[np.bool_] = pc.fill_null(found, self.sign == "!=").to_numpy()
+        return matches
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """Which rows, and in which order.
 
-    filters: (column, exact text), all must match. sample: number of random rows, None for all rows.
+    filters: all must match. sample: number of random rows, None for all rows.
     sort: cost and latency descending, id ascending, random; None for failed rows first, then in the order of
-    their answers. seed: of the sample and of the random order. Raises UsageError for a column without text.
+    their answers. seed: of the sample and of the random order.
     """
 
-    filters: tuple[tuple[str, str], ...] = ()
+    filters: tuple[Filter, ...] = ()
     sample: int | None = None
     sort: Sort | None = None
     rows_a_page: int = ROWS_A_PAGE
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        for column, _ in self.filters:
-            if column not in _TEXT_COLUMNS:
-                raise UsageError(f"--filter {column}=...: one of {', '.join(_TEXT_COLUMNS)} is needed")
-
     def __str__(self) -> str:
         """For the page: empty where every row is shown in the usual order."""
-        said = [f"{column} is {value}" for column, value in self.filters]
+        said = [f"{f.column} {_SAID.get(f.sign, f.sign)} {f.value}" for f in self.filters]
         said += [f"a random sample of {self.sample:,} rows"] if self.sample else []
         said += [f"by {self.sort}"] if self.sort else []
         return ", ".join(said)
@@ -108,10 +159,10 @@ def selected(sources: Sequence[Source], view: View) -> Places:
 
 
 def _matching(
-    sources: Sequence[Source], filters: Sequence[tuple[str, str]], key: str | None
+    sources: Sequence[Source], filters: Sequence[Filter], key: str | None
 ) -> tuple[Places, pa.ChunkedArray | None]:
     """The rows that match, as they are stored, and their values in the column `key`; None without key or rows."""
-    columns = list(dict.fromkeys([*(column for column, _ in filters), key or "status"]))
+    columns = list(dict.fromkeys([*(f.column for f in filters), key or "status"]))
     places = [np.empty((0, 2), np.int64)]
     chunks: list[pa.Array] = []
     for number, source in enumerate(sources):
@@ -123,8 +174,8 @@ def _matching(
     return np.concatenate(places), pa.chunked_array(chunks) if chunks else None
 
 
-def _matches(table: pa.Table, filters: Sequence[tuple[str, str]]) -> npt.NDArray[np.bool_]:
+def _matches(table: pa.Table, filters: Sequence[Filter]) -> npt.NDArray[np.bool_]:
     matches = np.ones(table.num_rows, dtype=np.bool_)
-    for column, value in filters:
-        matches &= pc.fill_null(pc.equal(table[column], value), False).to_numpy()
+    for one in filters:
+        matches &= one.matches(table)
     return matches

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,10 +19,10 @@ SIDE_PX = 320
 _JPEG_QUALITY = 80
 
 
-def thumbnail(images: RunImages, path: str) -> bytes:
+def thumbnail(images: RunImages, path: str, data: bytes | None = None) -> bytes:
     """JPEG whose longest side is at most SIDE_PX. Raises RowError where the file is not a picture.
 
-    images: of the run, for the frame and the background that it sent.
+    images: of the run, for the frame and the background that it sent. data: of the picture; None for a file.
     """
 
     def fit(width: int, height: int) -> tuple[int, int]:
@@ -31,7 +31,7 @@ def thumbnail(images: RunImages, path: str) -> bytes:
 
     look = Look(images.frame, images.background, _JPEG_QUALITY, is_jpeg=True)
     bounds = Bounds(fit, canvas=lambda width, height: (width, height))
-    return Renderer().render(path, read_file(path), "", bounds, look).data
+    return Renderer().render(path, read_file(path) if data is None else data, "", bounds, look).data
 
 
 def data_url(images: RunImages, image: str) -> str | None:
@@ -40,7 +40,8 @@ def data_url(images: RunImages, image: str) -> str | None:
     if path is None:
         return None
     try:
-        return f"data:image/jpeg;base64,{base64.b64encode(thumbnail(images, path)).decode()}"
+        data = None if Path(path).exists() else next((d for _, d in images.embedded({image})), None)
+        return f"data:image/jpeg;base64,{base64.b64encode(thumbnail(images, path, data)).decode()}"
     except RowError:
         return None
 
@@ -54,10 +55,25 @@ class ThumbnailFolder:
     def __init__(self, folder: Path, images: RunImages) -> None:
         self._folder = folder
         self._images = images
+        self._embedded: set[str] = set()  # images with a thumbnail that are no files; `add_embedded` adds
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(folder, "made", error) from error
+
+    def add_embedded(self, images: Set[str]) -> None:
+        """Make the thumbnails of those images that stand in the manifest. Call it before `names`."""
+        source = str(self._images.source)
+        for image, data in self._images.embedded(images):
+            target = self._target(str(self._images.path(image)))
+            try:
+                if not _is_newer(target, source):
+                    _write(target, thumbnail(self._images, image, data))
+            except RowError:
+                continue
+            except OSError as error:
+                raise disk_error(target, "written", error) from error
+            self._embedded.add(image)
 
     def names(self, images: Sequence[str]) -> list[str]:
         """The file names of some images' thumbnails; URLs and unreadable files are left out."""
@@ -67,7 +83,9 @@ class ThumbnailFolder:
         path = self._images.path(image)
         if path is None:
             return None
-        target = self._folder / f"{self._identity(path)}.jpg"
+        target = self._target(path)
+        if image in self._embedded:
+            return target.name
         try:
             if not _is_newer(target, path):
                 _write(target, thumbnail(self._images, path))
@@ -77,9 +95,11 @@ class ThumbnailFolder:
             raise disk_error(target, "written", error) from error
         return target.name
 
-    def _identity(self, path: str) -> str:
+    def _target(self, path: str) -> Path:
         what = f"{path}|{self._images.frame}|{self._images.background}"
-        return hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+        return (
+            self._folder / f"{hashlib.sha256(what.encode('utf-8', 'surrogateescape')).hexdigest()[:24]}.jpg"
+        )
 
 
 def _write(target: Path, data: bytes) -> None:

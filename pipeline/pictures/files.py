@@ -65,7 +65,7 @@ def spelled_otherwise(path: str) -> str | None:
     folders. Each part of the path is tried as it is first, and no other spelling of a part leads out of its folder.
     """
     found = os.sep if path.startswith(os.sep) else ""
-    for part in filter(None, path.split(os.sep)):
+    for part in filter(None, path.split(os.sep)):  # noqa: PTH206  may be undecodable
         spellings = (os.path.join(found, other) for other in _spellings(part))  # noqa: PTH118
         there = next((other for other in spellings if os.path.lexists(other)), None)
         if there is None:
@@ -80,7 +80,7 @@ def _spellings(part: str) -> Iterator[str]:
     plain = unquote(part) if "%" in part else part
     for text in dict.fromkeys((part, plain)):
         inner = text.replace("\\", os.sep).strip()
-        if any(piece in ("", os.pardir) for piece in inner.split(os.sep)) or "\0" in inner:
+        if any(piece in ("", os.pardir) for piece in inner.split(os.sep)) or "\0" in inner:  # noqa: PTH206
             continue
         yield inner
         for form in ("NFC", "NFD"):

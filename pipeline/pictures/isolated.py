@@ -281,10 +281,10 @@ def _answered(
 
     def fit(width: int, height: int) -> tuple[int, int]:
         memory.allow(FIRST_MEMORY_BYTES + width * height * _BYTES_A_PIXEL)
-        return tuple(ask({"ask": "fit", "size": [width, height]})["size"])  # type: ignore[return-value]
+        return tuple(ask({"ask": "fit", "size": [width, height]})["size"])
 
     def canvas(width: int, height: int) -> tuple[int, int]:
-        return tuple(ask({"ask": "canvas", "size": [width, height]})["size"])  # type: ignore[return-value]
+        return tuple(ask({"ask": "canvas", "size": [width, height]})["size"])
 
     try:
         encoded = render(

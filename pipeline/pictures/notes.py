@@ -42,8 +42,8 @@ class DecodeNotes:
                     self._deaths[sha256] = max(self._deaths.get(sha256, 0), int(deaths))
         with contextlib.suppress(OSError):
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-            for number, (sha256, deaths) in enumerate(self._deaths.items()):
-                self._write(number, _note(sha256, deaths))
+            for number, (suspect, count) in enumerate(self._deaths.items()):
+                self._write(number, _note(suspect, count))
             self._slots = len(self._deaths)  # these stay: the process may die again before it comes to them
 
     def close(self) -> None:

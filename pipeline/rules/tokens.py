@@ -5,6 +5,7 @@ Pictures by the formula of the model's family (`vision/`); text by its length.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import deque
 from collections.abc import Iterable
@@ -44,6 +45,16 @@ def tokens_of_length(characters: Any, wide: Any) -> Any:
     equal length; returns the same.
     """
     return -((wide - characters) // 4) + wide
+
+
+def fixed_tokens(chat: ChatSettings) -> int:
+    """Tokens that the prompt of every row has besides its own text: system message, tools, JSON schema."""
+    tokens = text_tokens(chat.system) if chat.system else 0
+    schema = (chat.response_format or {}).get("json_schema")
+    for part in (chat.tools, schema):
+        if part:
+            tokens += text_tokens(json.dumps(part, ensure_ascii=False, separators=(",", ":")))
+    return tokens
 
 
 class _Recent:
@@ -99,7 +110,7 @@ class TokenEstimator:
         self._longest_answer = chat.answer_tokens
         self._most_answer = chat.most_answer_tokens
         self._answers_asked = chat.n or 1
-        self._system_tokens = text_tokens(chat.system) if chat.system else 0
+        self._fixed_tokens = fixed_tokens(chat)
         self._ratios: dict[int | None, _Recent] = {None: _Recent()}  # by size class; None: all
         self._corrections: dict[int | None, float] = {}
         self._answers = _Recent()
@@ -112,7 +123,7 @@ class TokenEstimator:
         sizes_px: (width, height) of each picture, as it is sent.
         """
         pictures = sum(self._picture_tokens.tokens(width, height, self._detail) for width, height in sizes_px)
-        formula = self._system_tokens + text_tokens(prompt) + pictures
+        formula = self._fixed_tokens + text_tokens(prompt) + pictures
         correction = self._corrections.get(_size_class(formula), self._corrections.get(None, 1.0))
         return TokenEstimate(
             formula=formula,

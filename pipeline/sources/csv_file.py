@@ -20,7 +20,7 @@ _DELIMITERS = (",", ";", "\t", "|")
 def read_csv(path: Path) -> Iterator[Record]:
     """The rows of a CSV or TSV file; an empty line, also of commas, is none. Raises UsageError that names file and line."""
     csv.field_size_limit(_MAX_FIELD_BYTES)
-    lines = (line for _, line in numbered_lines(path))
+    lines: Iterator[str] = (line for _, line in numbered_lines(path))
     first = next(lines, "")
     skipped = 0
     if _is_separator_line(first):

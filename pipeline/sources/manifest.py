@@ -47,6 +47,24 @@ _WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 _ID_BYTES = 8  # of a digest: the id; the rest is everything else
 
 
+class Names:
+    """How many of something there were, and the first few names."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: list[str] = []
+
+    def add(self, name: str) -> None:
+        """One more."""
+        self.count += 1
+        if self.count <= _SKIPPED_NAMES:
+            self.first.append(name)
+
+    def __str__(self) -> str:
+        """The names; three dots where there are more."""
+        return ", ".join(self.first) + (", ..." if self.count > len(self.first) else "")
+
+
 @dataclass(frozen=True, slots=True)
 class Survey:
     """What a first reading of the whole manifest found.
@@ -65,26 +83,8 @@ class Survey:
     own_prompts: int
     fingerprint: str
     empty_columns: Mapping[str, int] = field(default_factory=dict)
-    system_folders: Names = field(default_factory=lambda: Names())
-    unreadable_folders: Names = field(default_factory=lambda: Names())
-
-
-class Names:
-    """How many of something there were, and the first few names."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.first: list[str] = []
-
-    def add(self, name: str) -> None:
-        """One more."""
-        self.count += 1
-        if self.count <= _SKIPPED_NAMES:
-            self.first.append(name)
-
-    def __str__(self) -> str:
-        """The names; three dots where there are more."""
-        return ", ".join(self.first) + (", ..." if self.count > len(self.first) else "")
+    system_folders: Names = field(default_factory=Names)
+    unreadable_folders: Names = field(default_factory=Names)
 
 
 @dataclass(slots=True)

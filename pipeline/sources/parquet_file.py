@@ -66,8 +66,9 @@ class _Layout:
         self._schema = schema
         pictures = [field.name for field in schema if _has_bytes(field.type)]
         name = image_column(schema.names)
+        self._is_known = name is not None
         if name is None and len(pictures) == 1:
-            name = pictures[0]  # whatever it is called
+            name = pictures[0]  # its content says what it is
         if name is None:
             check_columns(path, schema.names)  # raises
         self.image = str(name)
@@ -79,7 +80,7 @@ class _Layout:
         """What to read."""
         wanted = [name for name in self._schema.names if name not in self._left_out]
         kind = self._schema.field(self.image).type
-        if with_pictures and self._is_embedded or not _has_bytes(kind):
+        if (with_pictures and self._is_embedded) or not _has_bytes(kind):
             return wanted
         wanted.remove(self.image)
         if _is_struct(kind) and kind.get_field_index("path") >= 0:
@@ -94,10 +95,11 @@ class _Layout:
             found = values.get(self.image)
             pictures = found if isinstance(found, list) else [found]
             embedded = [_embedded(item) for item in pictures]
-            values[self.image] = embedded if isinstance(found, list) else embedded[0]
+            values = values | {self.image: embedded if isinstance(found, list) else embedded[0]}
         elif isinstance(found := values.get(self.image), dict):
-            values[self.image] = found.get("path")
-        return {name: plain(value) for name, value in values.items()}
+            values = values | {self.image: found.get("path")}
+        columns = {name: plain(value) for name, value in values.items()}
+        return columns if self._is_known else {"image": columns.pop(self.image), **columns}
 
 
 def _embedded(value: Any) -> Embedded | str:
@@ -129,7 +131,7 @@ def _has_bytes(kind: pa.DataType) -> bool:
     """Whether values of this type are pictures: bytes, {bytes, path}, or lists of those."""
     if str(kind).startswith(("list", "large_list")):
         return _has_bytes(kind.value_type)
-    return _is_binary(kind) or (_is_struct(kind) and kind.get_field_index("bytes") >= 0)
+    return _is_binary(kind) or (_is_struct(kind) and bool(kind.get_field_index("bytes") >= 0))
 
 
 def _is_struct(kind: pa.DataType) -> bool:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from ..nouns.errors import UsageError
 from ..nouns.image_path import is_remote, leads_outside, local, named, resolve
 from ..nouns.rows import Row
-from .prompt import FilledPrompt, PromptTemplate
 from .embedded import Picture, embedded_pictures
+from .prompt import FilledPrompt, PromptTemplate
 from .record import Record, image_column, no_image_column
 from .text import printable
 

@@ -13,6 +13,7 @@ part. The event loop waits for neither.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from ..nouns.errors import RunError
@@ -40,7 +41,7 @@ class Checkpoint:
 
     journal: from `open_journal`; belongs to the checkpoint from here on. rows_per_part: answers that make a part.
     in_flight: None without a budget: the requests in flight are then not written down. grace_seconds: how long a
-    commit is tried again on a full disk.
+    commit is tried again on a full disk. tell: gets a line when that begins; None for nobody.
     """
 
     def __init__(
@@ -50,12 +51,19 @@ class Checkpoint:
         rows_per_part: int,
         in_flight: InFlightAccount | None = None,
         grace_seconds: float = GRACE_SECONDS,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         self._writer = JournalWriter(journal)
         self._results = folder.results
         self.parts = PartWriter(folder, self._writer, rows_per_part)
         self._in_flight = in_flight
         self._grace_seconds = grace_seconds
+        self._tell = tell
+        # why nothing can be saved now; set and cleared by `_commit_with_grace`
+        self.trouble: RunError | None = None
+        # the grace is over: a commit is tried once, so that the rows in flight do not wait for another minute
+        self._has_given_up = False
+        self.lost: list[str] = []  # ids of finished rows that could not be saved
         # rows that are not durable yet, each with what its `record` awaits; emptied by `_commit_groups`
         self._queue: list[tuple[Entry, asyncio.Future[None]]] = []
         # attempts without an answer that are not in the journal yet, by kind; emptied by each commit
@@ -113,7 +121,9 @@ class Checkpoint:
             try:
                 await self._commit_with_grace(group)
             except RunError as error:
-                _fail(waiting, error)
+                # what queued meanwhile meets the same disk
+                waiting, self._queue = [*waiting, *self._queue], []
+                _fail(waiting, self._lost(error, [entry.id for entry, _ in waiting]))
             except BaseException as error:
                 # a bug or a cancellation: no commit follows, so the rows that queued meanwhile must hear of it too
                 self._committing = None
@@ -133,17 +143,41 @@ class Checkpoint:
         Nothing new is sent meanwhile, since every worker waits for its row, and the answers in memory are paid for.
         """
         loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._grace_seconds
-        while True:
-            try:
-                return await self._commit(group)
-            except RunError as error:
-                if not error.facts.may_clear or loop.time() >= give_up_at:
-                    ids = ", ".join(e.id for e in group[:5]) + (" ..." if len(group) > 5 else "")
-                    raise RunError(
-                        f"{error}; {len(group)} finished rows could not be saved: {ids}", kind=error.kind
-                    ) from error
-            await asyncio.sleep(min(RETRY_SECONDS, self._grace_seconds))
+        give_up_at = loop.time() + (0 if self._has_given_up else self._grace_seconds)
+        try:
+            while True:
+                try:
+                    await self._commit(group)
+                except RunError as error:
+                    if not error.facts.may_clear or loop.time() >= give_up_at:
+                        self._has_given_up = True
+                        raise
+                    self._waits(error)
+                else:
+                    self._has_given_up = False
+                    return
+                await asyncio.sleep(min(RETRY_SECONDS, self._grace_seconds))
+        finally:
+            self.trouble = None
+
+    def _waits(self, error: RunError) -> None:
+        if self.trouble is None and self._tell is not None:
+            self._tell(f"{error}; nothing new is sent, trying again for {self._grace_seconds:g} s")
+        self.trouble = error
+
+    def _lost(self, error: RunError, ids: list[str]) -> RunError:
+        """The error of rows that were answered and could not be saved: it names all of them, also earlier ones."""
+        self.lost += ids
+        rows = "1 finished row" if len(self.lost) == 1 else f"{len(self.lost):,} finished rows"
+        return RunError(f"{error}; {rows} could not be saved: {', '.join(self.lost)}", kind=error.kind)
+
+    def naming_all(self, error: RunError) -> RunError:
+        """The error that stopped the run, with every row that was lost by then: some come after the first one."""
+        if not self.lost or error.facts.concerns != "disk":
+            return error
+        text = str(error).partition("; ")[0]
+        ids, self.lost = self.lost, []
+        return self._lost(RunError(text, kind=error.kind), ids)
 
     async def finish(self) -> None:
         """Put all waiting answers into parts and the failed rows into failures.parquet. Raises RunError."""

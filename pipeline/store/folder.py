@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Mapping
@@ -99,6 +100,13 @@ class RunFolder:
                 self._live_path.unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
+
+    def remove_unused(self) -> None:
+        """Remove a folder that this process has made and in which nothing has been noted: no run.json, no part."""
+        if self.run_json.exists() or any(self.results.glob("part-*")):
+            return
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self.path)
 
     def is_running(self) -> bool:
         """Whether some process is writing to this folder now."""

@@ -115,12 +115,25 @@ _VENDOR = re.compile(
 )  # openai/, models/, us.anthropic.
 
 
+# how people and fine-tuning write the names of models: ft:gpt-4o-2024-08-06:org::id, gpt4o, GPT_4o, claude3.5
+_TUNED = re.compile(r"^(?:.*/)?(?:ft|fine-tuned|finetune)[:/-]")
+_RUN_TOGETHER = re.compile(r"^((?:chat)?gpt|claude|gemini)(?=\d)")
+
+
+def _bare(name: str) -> str:
+    """Without vendor and mark of fine-tuning, with the hyphens of the official name."""
+    plain = name.strip().lower().replace("_", "-").replace(" ", "-")
+    plain = _VENDOR.sub("", _TUNED.sub("", plain))
+    together = _RUN_TOGETHER.match(plain)
+    return plain if together is None else f"{together[1]}-{plain[together.end() :]}"
+
+
 def vision_model(name: str, rules: str = "auto") -> VisionModel:
     """The line of a model, by its name at an endpoint; dates and vendor prefixes in the name do not matter.
 
     rules: --image-rules; where it names a provider, only that provider's models are searched.
     """
-    bare = _VENDOR.sub("", name.lower())
+    bare = _bare(name)
     named = rules if rules in _GENERIC else None
     for model in MODELS:
         if (named is None or model.provider == named) and re.match(model.name, bare):

@@ -101,7 +101,10 @@ class Session:
         if not folder.exists:  # in a run that goes on, finished images may have been put away
             manifest.check_images()
         with contextlib.ExitStack() as undo:
+            is_new = not folder.path.exists()
             folder.lock()
+            if is_new:  # a start that is refused leaves nothing behind
+                undo.callback(folder.remove_unused)
             undo.callback(folder.unlock)
             journal = open_journal(folder)
             undo.callback(journal.close)
@@ -133,8 +136,8 @@ class Session:
             await asyncio.gather(watching, return_exceptions=True)
             live.log_lag(lag)
             await self._finish()
-        if self._runner.stopped_by is not None:
-            raise self._runner.stopped_by
+        if (error := self._runner.stopped_by) is not None:
+            raise self._checkpoint.naming_all(error)
 
     async def _finish(self) -> None:
         """Everything into parts. Where this fails too, the error that stopped the run says more about the cause."""
@@ -200,6 +203,11 @@ class Session:
         return tally.cost_usd / priced * self.rows_left if tally.cost_usd is not None and priced else None
 
     @property
+    def trouble(self) -> RunError | None:
+        """Why answers cannot be saved now, while that is tried again; None where they can."""
+        return self._checkpoint.trouble
+
+    @property
     def in_flight(self) -> int:
         """Requests that are in flight."""
         return self._runner.in_flight
@@ -260,7 +268,7 @@ def _assemble(
 
         own = {a.name: entry.price for a, entry in zip(job.addresses, config.endpoints(), strict=True)}
         budget = open_budget(folder, config, prices, own, console)
-    checkpoint = Checkpoint(folder, journal, config.rows_per_part, in_flight=budget)
+    checkpoint = Checkpoint(folder, journal, config.rows_per_part, in_flight=budget, tell=console.tell)
     run_file = RunFile(folder, _facts(job, survey, prices.currency))
     tally = Tally(total=survey.total)
     is_all_done = run_file.has_no_row_left and job.retry_failed is None

@@ -16,7 +16,7 @@ from captionmill.nouns.errors import UsageError
 from captionmill.nouns.rows import Choice, Failure, Outcome, Reply, Row, Usage
 from captionmill.pages import paging, selection
 from captionmill.pages.gallery import write_gallery
-from captionmill.pages.selection import View
+from captionmill.pages.selection import Filter, View
 from captionmill.store import parts
 from captionmill.store.folder import RunFolder
 from captionmill.store.journal import Entry, Journal
@@ -105,17 +105,21 @@ def test_failed_rows_come_first(odd):
         (View(sort="cost"), [8, 7, 6, 5, 4, 3, 2, 1, 0, 10, 9]),
         (View(sort="latency"), [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 9]),
         (View(sort="id"), [0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9]),
-        (View((("finish", "length"),)), [6]),
-        (View((("status", "failed"), ("error_kind", "timeout"))), [9]),
-        (View((("model", "gpt-4o"),), sort="cost"), [8, 7, 6, 5, 4, 3, 2, 1, 0]),
-        (View((("finish", "nothing"),)), []),
+        (View((Filter("finish", "length"),)), [6]),
+        (View((Filter("status", "failed"), Filter("error_kind", "timeout"))), [9]),
+        (View((Filter("model", "gpt-4o"),), sort="cost"), [8, 7, 6, 5, 4, 3, 2, 1, 0]),
+        (View((Filter("finish", "nothing"),)), []),
+        (View((Filter("prompt_tokens", "1005"),)), [5]),
+        (View((Filter("cost_usd", "0.006", ">"),), sort="cost"), [8, 7]),
+        (View((Filter("latency_s", "93", "<="), Filter("attempts", "1")), sort="id"), [8]),
+        (View((Filter("error_kind", "timeout", "!="), Filter("status", "failed"))), [10]),
     ],
 )
 def test_filters_and_orders(odd, view, ids):
     """Most expensive first, slowest first, by id; by the text of a column; rows without a figure come last."""
     assert write_gallery(odd, view)[1] == len(ids)
     assert shown(odd) == [f"row {n}" for n in ids]
-    assert str(view) in (odd.gallery / "index.html").read_text()
+    assert str(view) in html.unescape((odd.gallery / "index.html").read_text())
 
 
 def test_a_sample_is_random_and_repeatable(odd):
@@ -165,10 +169,12 @@ def test_thumbnails_show_the_file_that_was_sent(pictures):
 def test_an_invalid_view(tmp_path):
     """An unknown column or order: exit 2, and the message lists the known ones."""
     with pytest.raises(UsageError, match=r"--filter colour=.*finish_reason"):
-        View((("colour", "red"),))
+        View((Filter("colour", "red"),))
     for flags, says in (
         (("--filter", "finish"), "NAME=VALUE"),
         (("--sort", "size"), "latency"),
+        (("--filter", "attempts=many"), "holds numbers"),
+        (("--filter", "finish>stop"), "is a text"),
         (("--sample", "0"), "from 1"),
     ):
         done = captionmill("gallery", tmp_path, *flags)

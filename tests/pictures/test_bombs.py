@@ -52,7 +52,11 @@ def png(width: int, height: int, depth: int = 8, colour: int = 0, rows: int | No
 
 def in_ico(inner: bytes, kind: int = 1) -> bytes:
     """An icon of 16 x 16, as its directory says."""
-    return struct.pack("<HHH", 0, kind, 1) + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inner), 22) + inner
+    return (
+        struct.pack("<HHH", 0, kind, 1)
+        + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inner), 22)
+        + inner
+    )
 
 
 def in_icns(inner: bytes) -> bytes:
@@ -67,7 +71,9 @@ def gif_that_grows(side: int) -> bytes:
         return b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x44\x01\x00"
 
     palette = b"\0\0\0\xff\xff\xff"
-    return b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + palette + frame(1, 1) + frame(side, side) + b";"
+    return (
+        b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + palette + frame(1, 1) + frame(side, side) + b";"
+    )
 
 
 def encoded(image: Image.Image, format_name: str, **options) -> bytes:
@@ -115,7 +121,11 @@ def test_a_picture_inside_a_picture_is_bounded(name, data, settings):
 
 def test_the_loop_is_not_held_up_by_a_decoder():
     """A decoder that keeps the interpreter for itself does so in a child."""
-    data, late, stop = encoded(Image.effect_noise((3500, 3000), 50), "WEBP", quality=50), [0.0], threading.Event()
+    data, late, stop = (
+        encoded(Image.effect_noise((3500, 3000), 50), "WEBP", quality=50),
+        [0.0],
+        threading.Event(),
+    )
 
     def watch() -> None:
         while not stop.is_set():
@@ -150,7 +160,9 @@ def test_a_large_picture_with_transparency_is_sent():
     """60 megapixels with an alpha channel are shrunk strip by strip, to what a whole picture would give."""
     small = Image.linear_gradient("L").resize((150, 100))
     image = Image.merge("RGBA", [small, small, small, Image.new("L", small.size, 128)]).resize((7500, 5000))
-    picture = preparer(max_side=300, background="#000000").prepare("a.png", encoded(image, "PNG", compress_level=1))
+    picture = preparer(max_side=300, background="#000000").prepare(
+        "a.png", encoded(image, "PNG", compress_level=1)
+    )
     assert (picture.width, picture.height) == (300, 200)
     sent = Image.open(io.BytesIO(base64.b64decode(picture.base64))).convert("L")
     expected = image.resize((300, 200)).getchannel("R").point(lambda value: value / 2)
@@ -210,7 +222,7 @@ def test_a_picture_that_takes_forever_fails(monkeypatch):
     monkeypatch.setattr(
         renderer, "_taken", lambda: (c := Child.start(), renderer_child.append(c.process.pid))[0]
     )
-    with pytest.raises(RowError, match="more than 0.5 s") as caught:
+    with pytest.raises(RowError, match=r"more than 0\.5 s") as caught:
         renderer("slow.bmp", data, BOUNDS._replace(fit=fit), LOOK)
     assert caught.value.kind == "image_too_large"
 

@@ -587,9 +587,7 @@ def test_the_same_picture_is_prepared_once(tmp_path, monkeypatch):
     """Two names, two rows, two threads: one decoding, while it is in the cache."""
     decoded = []
     real = Renderer.render
-    monkeypatch.setattr(
-        Renderer, "render", lambda *a: (decoded.append(a[1]), time.sleep(0.05), real(*a))[2]
-    )
+    monkeypatch.setattr(Renderer, "render", lambda *a: (decoded.append(a[1]), time.sleep(0.05), real(*a))[2])
     data = encode(noise(400, 300), "BMP")
     preparer = preparer_for()
     with ThreadPoolExecutor(4) as threads:

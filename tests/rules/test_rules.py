@@ -198,3 +198,16 @@ def test_backoff_grows_to_a_minute():
         waits = [Backoff(chance).seconds(attempt) for _ in range(100)]
         assert longest / 2 <= min(waits) < 0.6 * longest
         assert 0.9 * longest < max(waits) <= longest
+
+
+def test_tools_and_schemas_count_in_the_prompt():
+    """They are sent with every row and billed as text."""
+    from captionmill.nouns.config import RunConfig
+    from captionmill.rules.tokens import fixed_tokens
+
+    schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"description": "x" * 400}}}
+    tools = [{"type": "function", "function": {"name": "f", "description": "y" * 800}}]
+    assert fixed_tokens(RunConfig(model="m")) == 0
+    assert 100 <= fixed_tokens(RunConfig(model="m", response_format=schema)) <= 130
+    assert 200 <= fixed_tokens(RunConfig(model="m", tools=tools)) <= 230
+    assert fixed_tokens(RunConfig(model="m", response_format={"type": "json_object"})) == 0

@@ -77,7 +77,9 @@ def test_names_of_the_image_column(tmp_path, column):
 @pytest.mark.parametrize("indent", [None, 2])
 def test_an_array_of_llava(tmp_path, indent):
     """Objects of any length, with brackets in their texts, on one line or on many; never the whole file."""
-    entries = [{"id": str(n), "image": f"{n}.jpg", "conversations": [{"value": "]}, {\n" * n}]} for n in range(300)]
+    entries = [
+        {"id": str(n), "image": f"{n}.jpg", "conversations": [{"value": "]}, {\n" * n}]} for n in range(300)
+    ]
     found = rows(write(tmp_path / "llava.json", json.dumps(entries, indent=indent)))
     assert [row.id for row in found] == [entry["id"] for entry in entries]
     assert json.loads(found[7].extra) == {"conversations": entries[7]["conversations"]}
@@ -117,7 +119,9 @@ def test_a_column_that_some_lines_lack(tmp_path):
     assert [row.prompt for row in found] == ["a cat", "a ", "a "]
     assert found[1].id.startswith("b.jpg#") and found[2].id.startswith("c.jpg#")
     assert Manifest(source, "a {kind}").survey().empty_columns == {"kind": 2}
-    with pytest.raises(UsageError, match=r"a\.jsonl:1: the prompt asks for \{knid\}, but the columns are image, kind"):
+    with pytest.raises(
+        UsageError, match=r"a\.jsonl:1: the prompt asks for \{knid\}, but the columns are image, kind"
+    ):
         Manifest(source, "a {knid}").survey()
 
 
@@ -171,7 +175,9 @@ def test_paths_of_a_home_and_of_a_url(tmp_path, monkeypatch):
     assert [read_file(row.paths[0]) for row in rows(write(tmp_path / "m/a.csv", text))] == [PIXEL, PIXEL]
 
 
-@pytest.mark.parametrize("image", ["..\\secret.jpg", "%2e%2e/secret.jpg", "a%2F..%2F..%2Fsecret.jpg", "%2E%2E\\secret.jpg"])
+@pytest.mark.parametrize(
+    "image", ["..\\secret.jpg", "%2e%2e/secret.jpg", "a%2F..%2F..%2Fsecret.jpg", "%2E%2E\\secret.jpg"]
+)
 def test_no_spelling_leads_out_of_the_folder(tmp_path, image):
     """What a plain path may not do, another spelling of it may not do either."""
     write(tmp_path / "secret.jpg", PIXEL)
@@ -184,7 +190,9 @@ def test_no_spelling_leads_out_of_the_folder(tmp_path, image):
 def test_a_list_whose_images_are_all_missing(tmp_path):
     """Fifty of the first fifty: nothing is sent. With one of them there, the others are failed rows."""
     source = write(tmp_path / "a.csv", "image\n" + "".join(f"C:\\x\\{n}.jpg\n" for n in range(60)))
-    with pytest.raises(UsageError, match=r"not one image of the first 50 .*0\.jpg; this is a path of Windows"):
+    with pytest.raises(
+        UsageError, match=r"not one image of the first 50 .*0\.jpg; this is a path of Windows"
+    ):
         Manifest(source, "p").check_images()
     write(tmp_path / "C:\\x\\30.jpg", PIXEL)
     Manifest(source, "p").check_images()
@@ -273,7 +281,9 @@ def test_pictures_in_a_manifest(tmp_path, form, name):
     found = list(manifest.rows())
     assert (survey.total, survey.repeated, len({row.id for row in found})) == (20, 0, 20)
     assert (found[3].id, found[3].images) == (name, (name,))
-    assert not any(data for row in manifest.rows(with_pictures=False) for _, data in row.embedded) or form in (as_data_urls, as_csv)
+    assert not any(
+        data for row in manifest.rows(with_pictures=False) for _, data in row.embedded
+    ) or form in (as_data_urls, as_csv)
     config = RunConfig(model="m")
     pool = PicturePool(PicturePreparer(config, picture_bounds(config)))
     ((row, (picture,)), *_) = asyncio.run(pool.prepare(found[3:5]))
@@ -295,12 +305,16 @@ def test_a_struct_without_bytes_has_paths(tmp_path):
     """As `datasets` writes files that it left where they were."""
     pictures = pa.array([{"bytes": None, "path": "in.png"}, {"bytes": None, "path": "b.png"}], _FEATURE)
     pq.write_table(pa.table({"image": pictures}), tmp_path / "a.parquet")
-    assert [row.paths for row in rows(tmp_path / "a.parquet")] == [(str(tmp_path / n),) for n in ("in.png", "b.png")]
+    assert [row.paths for row in rows(tmp_path / "a.parquet")] == [
+        (str(tmp_path / n),) for n in ("in.png", "b.png")
+    ]
 
 
 def test_a_second_picture_is_no_text(tmp_path):
     """A mask beside the image goes neither into the prompt nor into the dataset."""
-    table = pa.table({"image": ["a.jpg"], "mask": pa.array([{"bytes": PIXEL, "path": "m"}], _FEATURE), "n": [1]})
+    table = pa.table(
+        {"image": ["a.jpg"], "mask": pa.array([{"bytes": PIXEL, "path": "m"}], _FEATURE), "n": [1]}
+    )
     pq.write_table(table, tmp_path / "a.parquet")
     assert json.loads(rows(tmp_path / "a.parquet")[0].extra) == {"n": 1}
 
