@@ -19,7 +19,10 @@ from .segments import (
 )
 
 _KEPT_APPS = {0xE0: (b"JFIF\0",), 0xE2: (b"ICC_PROFILE\0",), 0xEE: (b"Adobe",)}
+_FIRST_APP = 0xE0  # from here on: an application's segment, a comment
 _COMMENT = 0xFE
+_MARKER = 0xFF  # the first byte of a marker
+_LAST_OF_DATA = 0xD8  # FF 00 is a byte of the picture, FF D0 to FF D7 a restart
 _COLOUR_CHUNKS = frozenset([b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"cICP", b"bKGD", b"pHYs"])
 _FRAME_CHUNKS = frozenset([b"acTL", b"fcTL", b"fdAT"])
 _KEPT_CHUNKS = _COLOUR_CHUNKS | _FRAME_CHUNKS
@@ -57,13 +60,8 @@ def _jpeg_ranges(data: bytes) -> list[Range] | None:
             _keep(kept, start, end)
     if scan is None:
         return None
-    # an end mark cannot stand inside a scan; what follows it is not part of this picture
-    end = len(data)
-    if _holds(data, scan, end - 2, 0, JPEG_END):
-        end = data.find(JPEG_END, scan) + 2
-    if _holds(
-        data, scan, end, 0x1F00, b"\xff\xff"
-    ):  # FF and E0 or above: an application's segment, a comment
+    end = _end_of_picture(data, scan)
+    if end is None:
         return None
     _keep(kept, scan, end)
     return kept
@@ -75,17 +73,21 @@ def _is_metadata(data: bytes, marker: int, start: int) -> bool:
     return 0xE0 <= marker <= 0xEF and not data.startswith(_KEPT_APPS.get(marker, ()), start + 4)
 
 
-def _holds(data: bytes, start: int, end: int, ignored_bits: int, pair: bytes) -> bool:
-    """Whether two bytes follow each other in data[start:end]; four times as fast as `find`.
+def _end_of_picture(data: bytes, scan: int) -> int | None:
+    """Where the picture ends whose first scan starts at `scan`; None where a segment or comment follows that scan.
 
-    ignored_bits: of the little-endian pair, may have any value; `pair` has them set.
+    One pass over the bytes: FF and a byte above D8 is a marker that is neither data nor a restart.
     """
-    wanted = int.from_bytes(pair, "little")
-    for at in (start, start + 1):
-        count = (end - at) // 2
-        if count > 0 and ((np.frombuffer(data, np.dtype("<u2"), count, at) | ignored_bits) == wanted).any():
-            return True
-    return False
+    scans = np.frombuffer(data, np.uint8)[scan:]
+    is_marker = scans[:-1] == _MARKER
+    is_marker &= scans[1:] > _LAST_OF_DATA
+    at = np.flatnonzero(is_marker)
+    codes = scans[at + 1]
+    # an end mark cannot stand inside a scan; what follows it is not part of this picture
+    ends = at[codes == JPEG_END[1]]
+    length = int(ends[0]) + 2 if len(ends) else len(scans)
+    has_segment = bool((codes[at < length - 1] >= _FIRST_APP).any())
+    return None if has_segment else scan + length
 
 
 def _png_ranges(data: bytes) -> list[Range]:
