@@ -61,8 +61,13 @@ class _Recent:
 
     def add(self, value: float) -> None:
         """Remember a value; the oldest one goes where there are too many."""
-        self._values.append(value)
-        self.most = value if value > self.most else max(self._values)
+        values = self._values
+        leaves = values[0] if len(values) == values.maxlen else None
+        values.append(value)
+        if value >= self.most:
+            self.most = value
+        elif leaves == self.most:
+            self.most = max(values)
 
     def quantile(self, share: float) -> float:
         """The value below which this share (0 to 1) of them lies; there must be one."""
