@@ -6,12 +6,14 @@ import asyncio
 import sys
 import time
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from captionmill.nouns.money import money
 from captionmill.wiring.live import EndpointState
 from captionmill.wiring.session import Session
-from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 BAR_SECONDS = 0.25
 LINE_SECONDS = 30.0
@@ -23,6 +25,8 @@ async def show(session: Session) -> None:
         while True:
             await asyncio.sleep(LINE_SECONDS)
             print(line(session), file=sys.stderr, flush=True)
+    from tqdm import tqdm
+
     with tqdm(total=session.tally.total, unit="row", dynamic_ncols=True, smoothing=0.05) as bar:
         try:
             while True:

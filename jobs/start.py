@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import sys
 
@@ -15,6 +14,7 @@ from captionmill.wiring.session import Job, Session
 from . import exit_codes, progress
 from .output import TERMINAL, print_line, tell
 from .signals import leave_at_once
+from .tuning import tune
 
 
 def run(job: Job) -> int:
@@ -27,9 +27,7 @@ def run(job: Job) -> int:
         _tell_hint(error, job, 0)
         return exit_codes.STOPPED
     stopped_by: RunError | None = None
-    # all objects so far live to the end: the collector need not visit them again (measured: -8 % CPU)
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    tune()
     try:
         _tell_what_was_found(job, session)
         asyncio.run(_run(session))

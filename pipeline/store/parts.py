@@ -82,7 +82,8 @@ SCHEMA = pa.schema(
     ],
     metadata={"captionmill_schema_version": str(SCHEMA_VERSION)},
 )
-_TABLE_ROWS = 5000
+_TABLE_ROWS = 5000  # of one row group
+_PARSED_ROWS = 500  # at once: Arrow's reader takes several times the size of its text
 MOST_TABLE_CHARACTERS = 256 * 2**20  # Arrow's JSON reader takes blocks below 2 GiB
 _TEMPORARY_PREFIX = "."
 _TEMPORARY_SUFFIX = ".tmp"
@@ -201,8 +202,13 @@ def to_table(records: Sequence[str], columns: Sequence[str] | None = None) -> pa
     """
     names = SCHEMA.names if columns is None else list(columns)
     schema = pa.schema([SCHEMA.field(name) for name in names], metadata=SCHEMA.metadata)
-    if not records:
-        return schema.empty_table()
+    pieces = [
+        _parsed(records[at : at + _PARSED_ROWS], schema) for at in range(0, len(records), _PARSED_ROWS)
+    ]
+    return pa.concat_tables(pieces) if pieces else schema.empty_table()
+
+
+def _parsed(records: Sequence[str], schema: pa.Schema) -> pa.Table:
     text = "\n".join(records).encode("ascii")
     as_read = pa.schema([f.with_type(pa.int64()) if f.type == _TIME else f for f in schema])
     table = pj.read_json(
