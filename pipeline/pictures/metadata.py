@@ -81,6 +81,8 @@ def _end_of_picture(data: bytes, scan: int) -> int | None:
     scans = np.frombuffer(data, np.uint8)[scan:]
     is_marker = scans[:-1] == _MARKER
     is_marker &= scans[1:] > _LAST_OF_DATA
+    if data.endswith(JPEG_END) and not is_marker[2:-1].any():  # one scan, and nothing else up to the end mark
+        return len(data)
     at = np.flatnonzero(is_marker)
     codes = scans[at + 1]
     # an end mark cannot stand inside a scan; what follows it is not part of this picture

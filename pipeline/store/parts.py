@@ -202,9 +202,7 @@ def to_table(records: Sequence[str], columns: Sequence[str] | None = None) -> pa
     """
     names = SCHEMA.names if columns is None else list(columns)
     schema = pa.schema([SCHEMA.field(name) for name in names], metadata=SCHEMA.metadata)
-    pieces = [
-        _parsed(records[at : at + _PARSED_ROWS], schema) for at in range(0, len(records), _PARSED_ROWS)
-    ]
+    pieces = [_parsed(records[at : at + _PARSED_ROWS], schema) for at in range(0, len(records), _PARSED_ROWS)]
     return pa.concat_tables(pieces) if pieces else schema.empty_table()
 
 
