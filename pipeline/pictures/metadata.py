@@ -60,10 +60,10 @@ def _jpeg_ranges(data: bytes) -> list[Range] | None:
             _keep(kept, start, end)
     if scan is None:
         return None
-    end = _end_of_picture(data, scan)
-    if end is None:
+    picture_end = _end_of_picture(data, scan)
+    if picture_end is None:
         return None
-    _keep(kept, scan, end)
+    _keep(kept, scan, picture_end)
     return kept
 
 
