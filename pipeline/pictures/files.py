@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import stat
 import unicodedata
@@ -23,9 +22,12 @@ def read_file(path: str) -> bytes:
     Raises RowError where there is no regular file, or it is empty, too large, or changes while it is read;
     RunError where this process may open no more files.
     """
-    with _opened(path) as (file, before):
-        data = file.readall()
-        after = os.fstat(file.fileno())
+    with _opened(path) as (descriptor, before):
+        # one call for the usual file: each system call lets go of the interpreter, and waits to get it back
+        data = os.read(descriptor, before.st_size + 1)
+        while len(data) < before.st_size and (more := os.read(descriptor, before.st_size + 1 - len(data))):
+            data += more
+        after = os.fstat(descriptor)
     if after.st_mtime_ns != before.st_mtime_ns or after.st_size != len(data):
         raise RowError(
             f"{path}: changed while it was read; once it is complete, retry it with --retry-failed image_changing",
@@ -41,11 +43,10 @@ def read_ends(path: str, first_bytes: int) -> tuple[bytes, int]:
 
     Raises RowError as `read_file` does.
     """
-    with _opened(path) as (file, info):
-        data = file.read(first_bytes) or b""
+    with _opened(path) as (descriptor, info):
+        data = os.read(descriptor, first_bytes)
         if info.st_size > len(data):
-            file.seek(-2, os.SEEK_END)
-            data += file.read(2) or b""
+            data += os.pread(descriptor, 2, max(0, info.st_size - 2))
     if not info.st_size:
         raise RowError(f"{path}: the file is empty", kind="image_broken")
     return data, info.st_size
@@ -53,9 +54,8 @@ def read_ends(path: str, first_bytes: int) -> tuple[bytes, int]:
 
 def read_tail(path: str, last_bytes: int) -> bytes:
     """The last bytes of a file that is longer than that. Raises RowError as `read_file` does."""
-    with _opened(path) as (file, _):
-        file.seek(-last_bytes, os.SEEK_END)
-        return file.read(last_bytes) or b""
+    with _opened(path) as (descriptor, info):
+        return os.pread(descriptor, last_bytes, info.st_size - last_bytes)
 
 
 def spelled_otherwise(path: str) -> str | None:
@@ -88,10 +88,11 @@ def _spellings(part: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[tuple[io.FileIO, os.stat_result]]:
+def _opened(path: str) -> Iterator[tuple[int, os.stat_result]]:
+    """The descriptor of a regular file, and what it was when it was opened."""
     try:
         descriptor = _descriptor(path)
-        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123  not a path
+        try:
             info = os.fstat(descriptor)
             if not stat.S_ISREG(info.st_mode):
                 raise RowError(f"{path}: not a regular file", kind="image_unreadable")
@@ -99,7 +100,9 @@ def _opened(path: str) -> Iterator[tuple[io.FileIO, os.stat_result]]:
                 raise RowError(
                     f"{path}: {info.st_size:,} bytes, more than {MAX_FILE_BYTES:,}", kind="image_too_large"
                 )
-            yield file, info
+            yield descriptor, info
+        finally:
+            os.close(descriptor)
     except FileNotFoundError as error:
         raise RowError(f"{path}: no such file", kind="image_missing") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name

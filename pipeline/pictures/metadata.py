@@ -60,10 +60,10 @@ def _jpeg_ranges(data: bytes) -> list[Range] | None:
             _keep(kept, start, end)
     if scan is None:
         return None
-    end = _end_of_picture(data, scan)
-    if end is None:
+    picture_end = _end_of_picture(data, scan)
+    if picture_end is None:
         return None
-    _keep(kept, scan, end)
+    _keep(kept, scan, picture_end)
     return kept
 
 
@@ -81,6 +81,8 @@ def _end_of_picture(data: bytes, scan: int) -> int | None:
     scans = np.frombuffer(data, np.uint8)[scan:]
     is_marker = scans[:-1] == _MARKER
     is_marker &= scans[1:] > _LAST_OF_DATA
+    if data.endswith(JPEG_END) and not is_marker[2:-1].any():  # one scan, and nothing else up to the end mark
+        return len(data)
     at = np.flatnonzero(is_marker)
     codes = scans[at + 1]
     # an end mark cannot stand inside a scan; what follows it is not part of this picture
