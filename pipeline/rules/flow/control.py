@@ -23,13 +23,13 @@ from ...nouns.rows import Failure, LimitReport, TokenEstimate
 from .breaker import CircuitBreaker, Judgement
 from .bucket import EPSILON
 from .concurrency import ConcurrencyController, FixedConcurrency
-from .discovery import RateDiscovery
+from .refusals import Refusals
 from .limits import Limiter, LimitGrant
-from .schedule import Schedule, Slot
+from .schedule import Slot
 from .window import SlidingWindow, WindowEntry
 
 Charge = Literal["auto", "reserved", "used"]
-OVERLOAD_KINDS = frozenset({"overloaded", "saturated", "no_channel"})
+OVERLOAD_KINDS = frozenset({"overloaded", "no_channel"})
 
 
 @dataclass(slots=True, eq=False)
@@ -42,8 +42,8 @@ class Admission:
 
     tokens: int
     grant: LimitGrant
-    slot: Slot | None
     entry: WindowEntry
+    attempt: Attempt
     is_probe: bool = False
     sent_at: float = 0.0
 
@@ -90,10 +90,9 @@ class FlowControl:
         self.limiter = limiter
         self.concurrency = concurrency
         self.breaker = breaker
-        self.discovery = RateDiscovery()
+        self.refusals = Refusals(limiter.burst_seconds)
         self.in_flight = 0  # requests; `admit` and `left` move it
         self._charge = charge
-        self._schedule = Schedule(limiter.burst_seconds)  # spaces requests at the discovered rate
         self._window = SlidingWindow()  # tokens sent in the last minute, for `state`
         self._probe: Admission | None = (
             None  # the request that probes a half-open circuit; None: none in flight
@@ -125,10 +124,11 @@ class FlowControl:
         is_probed = self.breaker.is_half_open and self._probe is not None
         if self.in_flight >= self.most_in_flight or is_probed:
             return float("inf")
+        if not self.refusals.has_place(now, self.in_flight):
+            return float("inf")
         tokens = self.reservation(estimate)
         wait = max(self.limiter.wait_seconds(now, tokens), self.breaker.open_until - now)
-        if (rate := self._discovered_rate(now)) is not None:
-            wait = max(wait, self._schedule.wait_seconds(now, tokens, rate))
+        wait = max(wait, self.refusals.wait_seconds(now, tokens))
         return wait if wait > EPSILON else 0.0
 
     def state(self, now: float) -> FlowState:
@@ -145,8 +145,9 @@ class FlowControl:
 
     def _discovered_rate(self, now: float) -> float | None:
         """Tokens per minute that refusals show; None where they show none, or more than is allowed anyway."""
-        rate, tokens = self.discovery.per_minute(now), self.limiter.tokens
-        return None if rate is None or (tokens and rate >= tokens.limit_per_minute) else rate
+        rate, tokens = self.refusals.pace.now(now), self.limiter.tokens
+        per_minute = None if rate is None else rate * 60 * self.refusals.pace.mean_tokens
+        return None if per_minute is None or (tokens and per_minute >= tokens.limit_per_minute) else per_minute
 
     # ---- one attempt
 
@@ -157,13 +158,9 @@ class FlowControl:
     def admit(self, now: float, estimate: TokenEstimate) -> Admission:
         """Take place and tokens for one attempt; `left` gives the place back."""
         tokens = self.reservation(estimate)
-        rate = self._discovered_rate(now)
-        if rate is None:
-            self.discovery.forget()
-        slot = None if rate is None else self._schedule.take(now, tokens, rate)
-        admission = Admission(tokens, self.limiter.take(now, tokens), slot, self._window.add(now, tokens))
-        self.discovery.sent(now, tokens)
         self.in_flight += 1
+        attempt = self.refusals.sent(now, tokens, self.in_flight)
+        admission = Admission(tokens, self.limiter.take(now, tokens), self._window.add(now, tokens), attempt)
         if self.breaker.is_half_open:
             self._probe, admission.is_probe = admission, True
         return admission
@@ -171,6 +168,7 @@ class FlowControl:
     def left(self, admission: Admission) -> None:
         """The attempt is over, however it ended."""
         self.in_flight -= 1
+        self.refusals.left(admission.attempt)
         if self._probe is admission:
             self._probe = None
 
@@ -189,7 +187,7 @@ class FlowControl:
         """A completion came. used_tokens: as the server reports, None where it does not. Returns notes for the user."""
         notes = ("works again",) if self.breaker.is_half_open else ()
         self.breaker.answered()
-        self.discovery.answered(admission.sent_at)
+        self.refusals.answered(now, admission.attempt)
         self.concurrency.answered(now - admission.sent_at, self.in_flight)
         if used_tokens and self._charge != "reserved":
             self._settle(now, admission, used_tokens)
@@ -232,31 +230,20 @@ class FlowControl:
             # where the server reports what is left, a refusal for want of it is in its headers already
             is_reported = self.limiter.is_server_reported and not self.limiter.has_room(now, admission.tokens)
             if not is_overload and not is_reported:
-                self._discover(now, admission, judgement.hold_seconds)
+                self.refusals.refused(now, admission.attempt, admission.sent_at, admission.tokens, getattr(error, "names", None))
         is_named = isinstance(error, TransientError) and error.retry_after_seconds is not None
-        if judgement.hold_seconds > 0 and (is_named or is_overload or not self.discovery.is_ignoring(now)):
+        if judgement.hold_seconds > 0 and (is_named or is_overload) and self.refusals.belief in ("none", "rate"):
             self.limiter.close_until(now, now + judgement.hold_seconds)
-            self._schedule.empty(now)
-
-    def _discover(self, now: float, admission: Admission, hold_seconds: float) -> None:
-        had_rate = self._discovered_rate(now) is not None
-        self.discovery.refused(now, admission.sent_at, admission.tokens, hold_seconds)
-        if not had_rate:
-            self._schedule.restart(now)
 
     def _refused(self, now: float, admission: Admission) -> None:
         self.limiter.refused(now, admission.grant)
-        if admission.slot is not None:
-            self._schedule.settle(now, admission.slot, 0)
         self._window.correct(now, admission.entry, -admission.tokens)
 
     def _settle(self, now: float, admission: Admission, used_tokens: int) -> None:
         """Replace what was reserved by what was used."""
         self.limiter.settle(now, admission.grant, used_tokens)
-        if admission.slot is not None:
-            self._schedule.settle(now, admission.slot, used_tokens)
+        self.refusals.pace.settle(now, admission.attempt.slot, admission.attempt.number, admission.tokens, used_tokens)
         self._window.correct(now, admission.entry, used_tokens - admission.tokens)
-        self.discovery.sent(now, used_tokens - admission.tokens)
 
     def _may_be_precharge(self, error: AnswerError) -> bool:
         """A relay charges prompt and max_tokens ahead for all in flight, so money may be left for fewer."""
