@@ -67,16 +67,21 @@ class Pace:
             return None
         x = self._growth(now)
         if not self.is_measured:
-            return self.rate * math.exp2(min(x, 60.0))
+            return self.rate * math.exp2(min(max(0.0, x - 2.0), 60.0))
         return self.rate * (1.0 + (1.0 - KEEP) * (x - 1.0) ** 3) * math.exp2(min(max(0.0, x - 3.0), 60.0))
 
     def is_above(self, now: float) -> bool:
         """Whether as much is sent as the measured rate, or more: a refusal is then no surprise."""
         return self.is_measured and self._growth(now) > 0.5
 
+    def is_early(self, now: float) -> bool:
+        """Whether hardly more is sent than the believed rate."""
+        rate = self.now(now)
+        return rate is not None and self.rate is not None and rate < 1.1 * self.rate
+
     def average(self, now: float) -> float:
-        """Requests a second that were taken since no limit is believed in."""
-        return (self._sent.requests - self._start.requests) / max(now - self._start.time, 1.0)
+        """Requests a second that were sent since no limit is believed in."""
+        return (self._sent.number - self._start.number) / max(now - self._start.time, 0.3)
 
     def wait_seconds(self, now: float, tokens: float) -> float:
         """Seconds until a request may go; 0 when now."""
@@ -126,17 +131,52 @@ class Pace:
         self.is_measured, self._through, self._cost = False, (), 1
         self._set(now + hold_seconds, rate)
 
-    def touch(self, now: float, hold_seconds: float) -> None:
-        """The server's account is empty again, at about its rate: measure it."""
+    def grow(self, now: float) -> None:
+        """Less is taken: grow from here."""
+        rate = self.now(now)
+        if rate is not None:
+            self.rate, self._since = rate, now - 2 * DOUBLING_REQUESTS / rate
+
+    @property
+    def is_trying(self) -> bool:
+        """Whether another unit is tried."""
+        return len(self._through) == 1
+
+    def reject_unit(self, now: float, hold_seconds: float) -> None:
+        """Many are refused with the unit that is tried."""
+        self._choose_unit(0.0)
+        if self.rate is not None:
+            self._empty = self._sent._replace(time=now)
+            self._set(now + hold_seconds, self.rate)
+
+    def touch(self, now: float, hold_seconds: float, *, is_first: bool, is_retest: bool) -> None:
+        """The server's account is empty again, at about its rate: measure it.
+
+        is_first: it was not at its rate until now, so the measure is a guess.
+        """
         measured = self.measure(now)
         if measured is None or self.rate is None or self._empty is None:
             return
-        requests = self._sent.requests - self._empty.requests
+        requests, pace, was_measured = (
+            self._sent.requests - self._empty.requests,
+            self.now(now),
+            self.is_measured or bool(self._through),
+        )
         if requests >= PLATEAU_REQUESTS / 2:  # fewer would be no measure
-            self._choose_unit(requests / (now - self._empty.time))
-            self.is_measured, self._cost = True, 1
+            if self.is_measured:
+                self._choose_unit(requests / (now - self._empty.time))
+            self.is_measured, self._cost = not (is_first or is_retest), 1
             self._empty = self._sent._replace(time=now)
+        if pace is not None and measured < pace < 2 * measured:  # a small account lost what we left over
+            most = 1.05 if was_measured or is_retest else 2.0
+            measured *= min(math.sqrt(pace / measured), most)
         self._set(now + hold_seconds, measured)
+
+    def pause(self, now: float, seconds: float) -> None:
+        """Nothing is sent for so long."""
+        if self.rate is not None:
+            self._since += seconds
+            self._schedule.restart(now + seconds)
 
     def cost(self, refusals: int) -> None:
         """It refused so many more because of a touch."""
@@ -168,8 +208,6 @@ class Pace:
         self._sent = self._sent.plus(tokens, requests)
         if self._empty is not None and number <= self._empty.number:
             self._empty = self._empty.plus(tokens, requests)
-        if number <= self._start.number:
-            self._start = self._start.plus(tokens, requests)
 
     def _set(self, start: float, rate: float) -> None:
         self._schedule.restart(start)

@@ -18,7 +18,7 @@ MANY = 0.2  # so much more than the tolerated share are many
 SURE = 4.0  # log of the odds at which a hypothesis is taken, or given up
 MOST_SURE = 20.0
 FEWEST = 8  # outcomes that say something of a share
-LONGEST_HOLD_SECONDS = 60.0
+LONGEST_HOLD_SECONDS = 30.0
 
 
 @dataclass(slots=True)
@@ -40,7 +40,6 @@ class _Level:
     last: int  # number of the latest that was refused
     refused: int = 0
     score: float = 0.0  # log of the odds for many refusals against the tolerated ones
-    streak: int = 0  # refused one after the other
     taken: int = 0  # between the refusals that made the score
     least: int = 0  # place of the refused one with the fewest in flight
     most: int = 0  # place of the answered one with the most in flight
@@ -72,9 +71,11 @@ class Refusals:
         self._sure = 0.0
         self._stage = 0  # of the rate: 0 guessed, 1 fewer are refused at less, 2 more are refused at more
         self._touches = 0
+        self._doubts = 0
         self._number = 0
         self._ripe = (0, 0.0, 0)
         self._lag = 0.0
+        self._streak = 0  # refused one after the other
         self._level = _Level(float("-inf"), 0, 0)
         self.log = None
 
@@ -100,8 +101,8 @@ class Refusals:
 
     def answered(self, now, attempt):
         level = self._level
-        if attempt.number > level.last and level.streak:
-            level.streak = 0
+        if attempt.number > level.last and self._streak:
+            self._streak = 0
             self._hold = max(SHORTEST_HOLD_SECONDS, self._hold / 4)
         if attempt.number > level.first:
             level.most = max(level.most, attempt.place)
@@ -145,10 +146,10 @@ class Refusals:
             if level.n_before >= FEWEST:
                 self._sure += math.log(as_before / at_less)
         level.last = attempt.number
-        level.streak = level.streak + 1 if between == 0 else 1
+        self._streak = self._streak + 1 if between == 0 else 1
         level.score = max(0.0, level.score + between * taken)
         level.taken = 0 if level.score == 0 else level.taken + between
-        level.least = attempt.place if level.score == 0 or level.streak == 1 else min(level.least, attempt.place)
+        level.least = attempt.place if level.score == 0 or self._streak == 1 else min(level.least, attempt.place)
         level.score += refused
 
     def _predicted(self):
@@ -166,7 +167,7 @@ class Refusals:
 
     def _judge(self, now):
         level = self._level
-        is_closed = -math.log(self._share()) * level.streak > self._bar + SURE
+        is_closed = -math.log(self._share()) * self._streak > self._bar + SURE
         if self.belief == "rate" and self._stage == 0 and self._sure > SURE and level.count >= FEWEST and level.refused < 0.75 * level.count:
             self._believe_strays(now)
         elif self._stage == 2 and self.pace.is_above(now):
@@ -189,6 +190,7 @@ class Refusals:
             taken = ripe - max(level.last, level.first)
             if self._sure + taken * math.log((1 - as_before) / (1 - at_less)) < -SURE:
                 self._stage = 1
+                self.pace.grow(now)
                 self._say(now, "fewer are refused at less")
         elif self.belief == "at_once" and self.at_once.is_refuted(ripe):
             self.at_once.forget()
@@ -218,21 +220,23 @@ class Refusals:
         self._restart(now)
         self._say(now, "cap")
 
-    def _touch(self, now, is_closed):
-        self._bar = SURE
-        self._touches -= 1
-        if self._touches <= 0:
-            pass
-        self.pace.touch(now, self._close(now, is_closed))
+    def _touch(self, now, is_closed, is_first=False, is_many=False):
+        if self._touches > 6:
+            self._bar = SURE
+        self._touches = 1 if is_first else self._touches + 1
+        self._doubts = self._doubts + 1 if is_many else 0
+        is_retest = self._touches in (6, 24, 96, 384) and not is_many
+        self.pace.touch(now, self._close(now, is_closed), is_first=is_first, is_retest=is_retest)
         self._restart(now)
-        self._say(now, f"touch {is_closed}")
+        self._say(now, f"touch {is_closed} {is_first} {self.pace.is_measured} {is_many}")
 
     def _close(self, now, is_closed):
         """Nothing is sent for a while, if nothing at all is taken. Returns for how long."""
         if not is_closed:
             return 0.0
         hold = self._hold
-        self.pace.cost(self._level.streak)
+        self.pace.cost(self._streak)
+        self.pace.pause(now, hold)
         self.hold_until = now + hold
         self._hold = min(2 * hold, LONGEST_HOLD_SECONDS)
         return hold
@@ -259,7 +263,13 @@ class Refusals:
             self._say(now, f"closed {self._hold}")
         elif self._stage == 1 and taken > 0:
             self._stage = 2
-            self._touch(now, is_closed)
+            self._touch(now, is_closed, True)
+        elif self._stage == 2 and self._doubts < 3 and not self.pace.is_trying:
+            self._touch(now, is_closed, is_many=self.pace.is_early(now))
+        elif self._stage == 2 and self.pace.is_trying:
+            self.pace.reject_unit(now, self._close(now, is_closed))
+            self._restart(now)
+            self._say(now, "not this unit")
         else:
             self._slow_down(now, is_closed, taken)
 
