@@ -97,7 +97,7 @@ class Pace:
         if rate is None or self.rate is None:
             return None
         units = self._units(tokens)
-        if rate > 1.5 * self.rate and self._schedule.is_idle(now, units, rate * 60.0):
+        if rate > 1.5 * self.rate and self._schedule.is_idle(now, units, rate * 60.0, DOUBLING_REQUESTS / rate):
             self.lift(now)  # something else holds us
             return None
         return self._schedule.take(now, units, rate * 60.0)
@@ -167,7 +167,11 @@ class Pace:
                 self._choose_unit(requests / (now - self._empty.time))
             self.is_measured, self._cost = not (is_first or is_retest), 1
             self._empty = self._sent._replace(time=now)
-        if pace is not None and measured < pace < 2 * measured:  # a small account lost what we left over
+        if was_measured or is_retest or requests < PLATEAU_REQUESTS / 2:
+            measured = min(max(measured, 0.7 * self.rate), 1.3 * self.rate)
+        if requests < PLATEAU_REQUESTS / 2:
+            pass
+        elif pace is not None and measured < pace < 2 * measured:  # a small account lost what we left over
             most = 1.05 if was_measured or is_retest else 2.0
             measured *= min(math.sqrt(pace / measured), most)
         self._set(now + hold_seconds, measured)

@@ -278,7 +278,7 @@ class Refusals:
         before = self.pace.now(now)
         if self.belief != "rate" or self._stage:
             self._sure = 0.0
-            level.n_before, level.r_before, level.ratio = 99, 0, 1.0
+            level.n_before, level.r_before, level.ratio = 0, 0, 1.0
         if before is None:
             rate = self.pace.average(now) / 2
         elif taken <= 0:
@@ -289,11 +289,14 @@ class Refusals:
         self.pace.guess(now, rate, self._close(now, is_closed))
         self.at_once.forget()
         self.belief, self._stage, self.share = "rate", 0, 0.0
+        if is_closed and self._streak >= 5:  # strays do not come in rows
+            self._stage = 1
+            self.pace.grow(self.hold_until)
         n, r, ratio = level.count, level.refused, 0.5 if before is None else rate / before
         if is_closed:
             n, r, ratio = 0, 0, 0.5
             self._sure = min(self._sure, 0.0)
-        elif level.n_before < FEWEST:
+        elif before is not None and level.n_before != 99:
             n, r, ratio = n + level.n_before, r + level.r_before, ratio * level.ratio
         self._level = _Level(now, self._number, self._number, n_before=n, r_before=r, ratio=ratio)
         self._say(now, f"rate closed={is_closed} hold={self._hold:.2f} r={r} of {n} ratio={ratio:.2f} sure={self._sure:.1f}")
