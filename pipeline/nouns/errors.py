@@ -68,7 +68,12 @@ class TransientError(AnswerError):
 
 
 class RateLimited(TransientError):
-    """The limit was hit: everybody who shares it must hold."""
+    """A limit was hit, and nothing was charged.
+
+    names: the limit that its words or headers name: "tokens", "requests", or "at_once"; None where they name none.
+    """
+
+    names: str | None = None
 
 
 class ServerBusy(TransientError):

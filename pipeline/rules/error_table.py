@@ -53,7 +53,8 @@ RULES: tuple[Rule, ...] = (
     # -- money
     Rule(("user quota is not enough", "insufficient_user_quota", "pre_consume_token_quota_failed", "用户额度不足", "令牌额度不足",
           "预扣费额度失败", "该令牌额度已用尽"), None, "any", AccountError, "no_quota"),
-    Rule(("concurrent requests", "concurrency limit", "concurrency_limit", "max_concurrency", "并发"), 429, "any", RateLimited, "saturated"),
+    Rule(("concurrent requests", "concurrency limit", "concurrency_limit", "max_concurrency", "limit type: max_parallel_requests",
+          "limit type = max_parallel_requests", "并发"), 429, "any", RateLimited, "saturated"),
     Rule(("负载已饱和",), None, "any", RateLimited, "saturated"),
     Rule(("insufficient_quota",), None, "relay", RateLimited, "saturated"),
     Rule(("insufficient_quota", "credit_balance_exhausted", "spend_limit", "organization_usage_limit_exceeded",
@@ -145,8 +146,28 @@ def _read_error(answer: HttpAnswer, endpoint_kind: str) -> AnswerError:
     message = "".join(c if c.isprintable() else " " for c in message)  # a terminal takes no orders from it
     if issubclass(error, RateLimited | ServerBusy):
         wait = retry_after_seconds(answer.headers, text.message, body)
-        return error(message, kind=kind, http_status=answer.status, retry_after_seconds=wait)
+        busy = error(message, kind=kind, http_status=answer.status, retry_after_seconds=wait)
+        if isinstance(busy, RateLimited):
+            busy.names = named_limit(text.words, answer.headers)
+        return busy
     return error(message, kind=kind, http_status=answer.status)
+
+
+# words of LiteLLM (its header, its sentence of any version), of providers and of relays; the first found counts
+_NAMED_LIMITS = (
+    ("at_once", ("max_parallel_requests", "concurrent", "concurrency", "并发")),
+    ("tokens", ("tokens per min", "token rate", "limit type: tokens", "limit type = tokens", "tpm")),
+    ("requests", ("requests per min", "limit type: requests", "limit type = requests", "请求数限制", "rpm")),
+)
+
+
+def named_limit(words: str, headers: Mapping[str, str]) -> str | None:
+    """The limit that a refusal names: tokens, requests, or at_once; None where it names none, or several."""
+    told = headers.get("rate_limit_type", "").lower()
+    if not told and (found := re.search(r"(?:rate limit|limit) type\s?[:=] (\w+)", words)):
+        told = found[1]
+    named = {name for name, marks in _NAMED_LIMITS if any(mark in (told or words) for mark in marks)}
+    return named.pop() if len(named) == 1 else next((n for n in ("tokens", "requests") if told == n), None)
 
 
 # a gateway gave up waiting for an upstream that may have gone on and billed it

@@ -66,7 +66,7 @@ class FlowState:
 
     most_in_flight: allowed now. tokens_per_minute: the limit in force, given, reported or discovered; None where
     there is none. tokens_last_minute: sent in the last 60 seconds. paused_seconds: left of a pause or an open
-    circuit.
+    circuit. limited_by: why refusals slow the run, in a few words; None where they do not. limited_seconds: for how long.
     """
 
     in_flight: int
@@ -75,6 +75,8 @@ class FlowState:
     tokens_per_minute: float | None
     paused_seconds: float
     is_probing: bool
+    limited_by: str | None = None
+    limited_seconds: float = 0.0
 
 
 class FlowControl:
@@ -122,9 +124,8 @@ class FlowControl:
     def wait_seconds(self, now: float, estimate: TokenEstimate) -> float:
         """Seconds until such a request may be sent, 0 when now; inf while another must come back first."""
         is_probed = self.breaker.is_half_open and self._probe is not None
-        if self.in_flight >= self.most_in_flight or is_probed:
-            return float("inf")
-        if not self.refusals.has_place(now, self.in_flight):
+        is_full = self.in_flight >= self.most_in_flight or not self.refusals.has_place(now, self.in_flight)
+        if is_full or is_probed:
             return float("inf")
         tokens = self.reservation(estimate)
         wait = max(self.limiter.wait_seconds(now, tokens), self.breaker.open_until - now)
@@ -141,13 +142,14 @@ class FlowControl:
             tokens_per_minute=min((limit for limit in limits if limit is not None), default=None),
             paused_seconds=max(0.0, self.limiter.closed_seconds(now), self.breaker.open_until - now),
             is_probing=self.breaker.is_half_open,
+            limited_by=self.refusals.limited_by(now),
+            limited_seconds=max(0.0, now - self.refusals.since) if self.refusals.belief != "none" else 0.0,
         )
 
     def _discovered_rate(self, now: float) -> float | None:
         """Tokens per minute that refusals show; None where they show none, or more than is allowed anyway."""
-        rate, tokens = self.refusals.pace.now(now), self.limiter.tokens
-        per_minute = None if rate is None else rate * 60 * self.refusals.pace.mean_tokens
-        return None if per_minute is None or (tokens and per_minute >= tokens.limit_per_minute) else per_minute
+        rate, tokens = self.refusals.tokens_per_minute(now), self.limiter.tokens
+        return None if rate is None or (tokens and rate >= tokens.limit_per_minute) else rate
 
     # ---- one attempt
 
@@ -187,7 +189,7 @@ class FlowControl:
         """A completion came. used_tokens: as the server reports, None where it does not. Returns notes for the user."""
         notes = ("works again",) if self.breaker.is_half_open else ()
         self.breaker.answered()
-        self.refusals.answered(now, admission.attempt)
+        self.refusals.answered(admission.attempt)
         self.concurrency.answered(now - admission.sent_at, self.in_flight)
         if used_tokens and self._charge != "reserved":
             self._settle(now, admission, used_tokens)
@@ -212,8 +214,8 @@ class FlowControl:
         )
         if judgement.give_up is not None:
             return Verdict(judgement.give_up)
-        self._slow_down(now, admission, error, judgement, is_overload=is_overload)
-        return Verdict(notes=tuple(self._news(error, judgement, was_half_open, was_shortened)))
+        told = self._take_in(now, admission, error, judgement, is_overload=is_overload)
+        return Verdict(notes=(*self._news(error, judgement, was_half_open, was_shortened), *told))
 
     def row_ended(self, failure: Failure | None) -> RunError | None:
         """A row that ended here is recorded. Returns why the endpoint is to be disabled; None to go on."""
@@ -221,19 +223,30 @@ class FlowControl:
 
     # ---- what changes
 
-    def _slow_down(
+    def _take_in(
         self, now: float, admission: Admission, error: AnswerError, judgement: Judgement, *, is_overload: bool
-    ) -> None:
-        """Give back what was not charged, learn from a refusal, and pause where it asks for that."""
+    ) -> list[str]:
+        """Give back what was not charged, learn from a refusal, and pause where that is asked for. Returns notes."""
+        told, asked = [], isinstance(error, TransientError) and error.retry_after_seconds is not None
+        honours = True
         if isinstance(error, RateLimited):
             self._refused(now, admission)
             # where the server reports what is left, a refusal for want of it is in its headers already
             is_reported = self.limiter.is_server_reported and not self.limiter.has_room(now, admission.tokens)
             if not is_overload and not is_reported:
-                self.refusals.refused(now, admission.attempt, admission.sent_at, admission.tokens, getattr(error, "names", None))
-        is_named = isinstance(error, TransientError) and error.retry_after_seconds is not None
-        if judgement.hold_seconds > 0 and (is_named or is_overload) and self.refusals.belief in ("none", "rate"):
+                told = self._discover(now, admission, error)
+            honours = is_reported or (asked and self.refusals.honours_pauses)
+        if judgement.hold_seconds > 0 and (is_overload or (asked and honours)):
             self.limiter.close_until(now, now + judgement.hold_seconds)
+        return told
+
+    def _discover(self, now: float, admission: Admission, error: RateLimited) -> list[str]:
+        """What a refusal shows that the server's headers do not. Returns notes for the user."""
+        self.refusals.refused(now, admission.attempt, admission.sent_at, admission.tokens, error.names)
+        if error.retry_after_seconds is None:
+            return []
+        note = self.refusals.asked_to_wait(now, admission.attempt, error.retry_after_seconds)
+        return [] if note is None else [note]
 
     def _refused(self, now: float, admission: Admission) -> None:
         self.limiter.refused(now, admission.grant)
@@ -242,7 +255,7 @@ class FlowControl:
     def _settle(self, now: float, admission: Admission, used_tokens: int) -> None:
         """Replace what was reserved by what was used."""
         self.limiter.settle(now, admission.grant, used_tokens)
-        self.refusals.pace.settle(now, admission.attempt.slot, admission.attempt.number, admission.tokens, used_tokens)
+        self.refusals.settle(now, admission.attempt, admission.tokens, used_tokens)
         self._window.correct(now, admission.entry, used_tokens - admission.tokens)
 
     def _may_be_precharge(self, error: AnswerError) -> bool:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from .schedule import Schedule, Slot
 
 KEEP = 0.95  # of a measured rate, to begin with
-PLATEAU_REQUESTS = 40.0  # from there up to the rate, for each refusal that the last touch cost
+PLATEAU_REQUESTS = 50.0  # from there up to the rate, for each refusal that the last touch cost
 PLATEAU_SECONDS = 15.0  # at least
 DOUBLING_REQUESTS = 12.0  # a guessed rate doubles after so many
 
@@ -149,7 +149,7 @@ class Pace:
             self._empty = self._sent._replace(time=now)
             self._set(now + hold_seconds, self.rate)
 
-    def touch(self, now: float, hold_seconds: float, *, is_first: bool, is_retest: bool) -> None:
+    def touch(self, now: float, hold_seconds: float, *, is_first: bool, is_retest: bool, least: float) -> None:
         """The server's account is empty again, at about its rate: measure it.
 
         is_first: it was not at its rate until now, so the measure is a guess.
@@ -167,24 +167,18 @@ class Pace:
                 self._choose_unit(requests / (now - self._empty.time))
             self.is_measured, self._cost = not (is_first or is_retest), 1
             self._empty = self._sent._replace(time=now)
-        if was_measured or is_retest or requests < PLATEAU_REQUESTS / 2:
-            measured = min(max(measured, 0.7 * self.rate), 1.3 * self.rate)
-        if requests < PLATEAU_REQUESTS / 2:
-            pass
-        elif pace is not None and measured < pace < 2 * measured:  # a small account lost what we left over
-            most = 1.05 if was_measured or is_retest else 2.0
-            measured *= min(math.sqrt(pace / measured), most)
+        if pace is not None and measured < pace < 2 * measured:  # a small account lost what we left over
+            measured *= min(math.sqrt(pace / measured), 1.05 if was_measured or is_retest else 2.0)
+        if not is_first:
+            measured = min(max(measured, least * self.rate), 1.3 * self.rate)
         self._set(now + hold_seconds, measured)
 
-    def pause(self, now: float, seconds: float) -> None:
-        """Nothing is sent for so long."""
+    def pause(self, now: float, seconds: float, refusals: int) -> None:
+        """Nothing is sent for so long. refusals: what the last touch cost on top."""
+        self._cost += refusals
         if self.rate is not None:
             self._since += seconds
             self._schedule.restart(now + seconds)
-
-    def cost(self, refusals: int) -> None:
-        """It refused so many more because of a touch."""
-        self._cost += refusals
 
     def lift(self, now: float) -> None:
         """No limit is believed in."""
