@@ -24,7 +24,7 @@ from typing import NamedTuple
 from .schedule import Schedule, Slot
 
 KEEP = 0.95  # of a measured rate, to begin with
-PLATEAU_REQUESTS = 50.0  # from there up to the rate, for each refusal that the last touch cost
+PLATEAU_REQUESTS = 100.0  # from there up to the rate, for each refusal that the last touch cost
 PLATEAU_SECONDS = 15.0  # at least
 DOUBLING_REQUESTS = 12.0  # a guessed rate doubles after so many
 
@@ -78,6 +78,11 @@ class Pace:
         """Whether hardly more is sent than the believed rate."""
         rate = self.now(now)
         return rate is not None and self.rate is not None and rate < 1.1 * self.rate
+
+    def has_grown(self, now: float) -> bool:
+        """Whether far more is sent than was guessed."""
+        rate = self.now(now)
+        return rate is not None and self.rate is not None and rate > 1.3 * self.rate
 
     def average(self, now: float) -> float:
         """Requests a second that were sent since no limit is believed in."""
@@ -162,7 +167,7 @@ class Pace:
             self.now(now),
             self.is_measured or bool(self._through),
         )
-        if requests >= PLATEAU_REQUESTS / 2:  # fewer would be no measure
+        if requests >= 2 * DOUBLING_REQUESTS:  # fewer would be no measure
             if self.is_measured:
                 self._choose_unit(requests / (now - self._empty.time))
             self.is_measured, self._cost = not (is_first or is_retest), 1

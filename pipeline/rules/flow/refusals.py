@@ -69,8 +69,7 @@ class Attempt:
 class _Level:
     """Outcomes of the requests sent at one load; changed by `Refusals` only."""
 
-    since: float  # seconds; what was sent before is old news
-    first: int  # number of the request before
+    first: int  # number of the request before; what was sent until then is old news
     last: int  # number of the latest that was refused
     refused: int = 0
     score: float = 0.0  # log of the odds for many refusals against the tolerated ones
@@ -106,13 +105,14 @@ class Refusals:
         self._sure = 0.0  # log of the odds for strays against a limit of the rate
         self._stage = GUESSED  # of the rate
         self._touches = 0  # of a proven rate
+        self._grown = 0  # times that many were refused once the guess had grown
         self._early = 0  # in a row, at a rate below the proven one
         self._streak = 0  # refused one after the other, nothing taken in between
         self._asked = 0  # times that a Retry-After came though only the places were taken
         self._number = 0  # of the latest request
         self._ripe = (0, 0.0, 0)  # number that is old enough to have been refused; time and number of the next
         self._lag = 0.0  # seconds in which a refusal comes back
-        self._level = _Level(float("-inf"), 0, 0)
+        self._level = _Level(0, 0)
 
     # ---- queries
 
@@ -187,9 +187,9 @@ class Refusals:
         if attempt.is_probe:
             self.at_once.probe_refused(now)
         elif names == "at_once":
-            if sent_at > self._level.since or self.belief != "at_once":
+            if attempt.number > self._level.first or self.belief != "at_once":
                 self._believe_at_once(now, attempt.place - 1, "the server says so", is_proven=True)
-        elif sent_at > self._level.since:
+        elif attempt.number > self._level.first:
             self._count(attempt)
             self._judge(now)
 
@@ -252,7 +252,8 @@ class Refusals:
     def _judge(self, now: float) -> None:
         """What one more refusal means, all in all."""
         level, is_closed = self._level, self._is_closed()
-        is_mixed = level.count >= FEWEST and level.refused < 0.75 * level.count
+        count, refused = level.count + level.count_before, level.refused + level.refused_before
+        is_mixed = count >= 2 * FEWEST and refused < 0.85 * count
         if self.belief == "rate" and self._stage == GUESSED and self._sure > SURE and is_mixed:
             self._believe_strays(now)
         elif self.belief == "rate" and self._stage == PROVEN and self.pace.is_above(now):
@@ -289,15 +290,15 @@ class Refusals:
         level = self._level
         self.changes.append(f"{belief}: {evidence} (refused {level.refused} of {level.count}, {self._streak} in a row)")
 
-    def _restart(self, now: float) -> None:
-        self._level = _Level(now, self._number, self._number)
+    def _restart(self) -> None:
+        self._level = _Level(self._number, self._number)
 
     def _free(self, now: float, evidence: str) -> None:
         """A false alarm: the next needs more evidence."""
         self._believe(now, "none", evidence)
-        self._stage = GUESSED
+        self._stage, self._grown = GUESSED, 0
         self._bar = min(self._bar + SURE, 5.0 * SURE)
-        self._restart(now)
+        self._restart()
 
     def _believe_strays(self, now: float) -> None:
         level = self._level
@@ -313,7 +314,7 @@ class Refusals:
         self._asked = 0
         if most < 1:
             self.hold_until = now + SHORTEST_HOLD_SECONDS
-        self._restart(now)
+        self._restart()
 
     def _may_be_at_once(self) -> bool:
         """Whether all that was refused lately had more in flight than all that was taken."""
@@ -336,16 +337,28 @@ class Refusals:
             self._believe_at_once(now, level.least - 1, "all above were refused", is_proven=False)
         elif is_proven and is_closed and taken <= 0:
             self._close(now, is_closed)
-            self._restart(now)
+            self._restart()
         elif is_proven and self.pace.is_trying:
             self.pace.reject_unit(now, self._close(now, is_closed))
-            self._restart(now)
+            self._restart()
         elif is_proven and self._early < 3:
             self._touch(now, is_closed)
+        elif self.belief == "rate" and self._stage == GUESSED and self.pace.has_grown(now) and taken >= 2 * FEWEST:
+            self._more_hurts(now, is_closed, taken)
         elif self.belief == "rate" and self._stage == LESS_HELPS and taken > 0:
             self._stage = PROVEN
             self._touch(now, is_closed, is_first=True)
         else:
+            self._slow_down(now, is_closed, taken)
+
+    def _more_hurts(self, now: float, is_closed: bool, taken: int) -> None:
+        """Hardly any were refused at less, and many at more. Seen twice, it is a limit."""
+        self._grown += 1
+        if self._grown > 1:
+            self._stage = PROVEN
+            self._touch(now, is_closed, is_first=True)
+        else:
+            self._bar += SURE / 2.0
             self._slow_down(now, is_closed, taken)
 
     def _close(self, now: float, is_closed: bool) -> float:
@@ -361,7 +374,7 @@ class Refusals:
     def _touch(self, now: float, is_closed: bool, *, is_first: bool = False) -> None:
         """The limit of a proven rate was met; early: at less than what was believed."""
         is_early = not is_first and self.pace.is_early(now)
-        self._touches = 1 if is_first else self._touches + 1
+        self._touches, self._grown = 1 if is_first else self._touches + 1, 0
         if self._touches > 6:
             self._bar = SURE
         self._early = self._early + 1 if is_early else 0
@@ -371,10 +384,10 @@ class Refusals:
             self._close(now, is_closed),
             is_first=is_first,
             is_retest=is_retest,
-            least=0.7 if is_early else 0.95,
+            least=0.5 if is_early else 0.95,
         )
         self._believe(now, "rate", f"{self.pace.rate:.3g} requests/s")
-        self._restart(now)
+        self._restart()
 
     def _slow_down(self, now: float, is_closed: bool, taken: int) -> None:
         """Test a limit of the rate: send half as much, or what was taken if that is less."""
@@ -390,12 +403,10 @@ class Refusals:
         self._believe(now, "rate", f"testing {rate:.3g} requests/s" + (", nothing is taken" if is_closed else ""))
         self._stage, self.share = GUESSED, 0.0
         self._sure = 0.0 if is_new else self._sure
-        self._level = _Level(now, self._number, self._number, ratio=0.5)
-        if is_closed:  # strays do not come in rows: neither the share nor the odds hold
-            self._sure = min(self._sure, 0.0)
-            if self._streak >= 5:
-                self._stage = LESS_HELPS
-                self.pace.grow(self.hold_until)
+        self._level = _Level(self._number, self._number, ratio=0.5)
+        if is_closed and self._streak >= 5:  # strays do not come in rows
+            self._stage, self._sure = LESS_HELPS, 0.0
+            self.pace.grow(self.hold_until)
             return
         self._level.count_before, self._level.refused_before = level.count, level.refused
         if before is not None:
