@@ -51,6 +51,7 @@ class Pace:
         self._through: tuple[float, ...] = ()  # requests a second that each unit got through; set by `touch`
         self._cost = 1  # refusals since the last touch; they put off the next one
         self._since = 0.0  # seconds; growth counts from here
+        self._paused_until = 0.0  # seconds; nothing is sent before
         self._sent = _Sent(0.0, 0.0, 0.0, 0)  # until now; every request moves it
         self._empty: _Sent | None = None  # when its account was empty; None where it may have been full
         self._start = _Sent(0.0, 0.0, 0.0, 0)  # when no rate began to be believed in
@@ -154,36 +155,42 @@ class Pace:
             self._empty = self._sent._replace(time=now)
             self._set(now + hold_seconds, self.rate)
 
-    def touch(self, now: float, hold_seconds: float, *, is_first: bool, is_retest: bool, least: float) -> None:
+    def touch(self, now: float, hold_seconds: float, *, is_early: bool, is_test: bool) -> None:
         """The server's account is empty again, at about its rate: measure it.
 
-        is_first: it was not at its rate until now, so the measure is a guess.
+        is_early: at hardly more than was believed. is_test: grow again until many are refused.
         """
-        measured = self.measure(now)
-        if measured is None or self.rate is None or self._empty is None:
+        measured, pace = self.measure(now), self.now(now)
+        if measured is None or pace is None or self.rate is None or self._empty is None:
             return
-        requests, pace, was_measured = (
-            self._sent.requests - self._empty.requests,
-            self.now(now),
-            self.is_measured or bool(self._through),
-        )
-        if requests >= 2 * DOUBLING_REQUESTS:  # fewer would be no measure
+        rate = self._bounded(measured, pace, self.rate, is_early=is_early)
+        requests = self._sent.requests - self._empty.requests
+        is_enough = requests >= 2 * DOUBLING_REQUESTS  # fewer would be no measure
+        if is_enough:
             if self.is_measured:
                 self._choose_unit(requests / (now - self._empty.time))
-            self.is_measured, self._cost = not (is_first or is_retest), 1
+            self.is_measured, self._cost = not is_test, 1
             self._empty = self._sent._replace(time=now)
-        if pace is not None and measured < pace < 2 * measured:  # a small account lost what we left over
-            measured *= min(math.sqrt(pace / measured), 1.05 if was_measured or is_retest else 2.0)
-        if not is_first:
-            measured = min(max(measured, least * self.rate), 1.3 * self.rate)
-        self._set(now + hold_seconds, measured)
+        self._set(now + hold_seconds, rate)
+        if not is_enough:
+            self.grow(now + hold_seconds)
 
-    def pause(self, now: float, seconds: float, refusals: int) -> None:
-        """Nothing is sent for so long. refusals: what the last touch cost on top."""
+    def _bounded(self, measured: float, pace: float, believed: float, *, is_early: bool) -> float:
+        """The rate to believe in. A small account lost what we left over: its rate is nearer to the pace."""
+        if is_early:
+            return min(max(measured, believed / 2.0), 0.92 * believed)
+        if not (self.is_measured or self._through):
+            return math.sqrt(measured * pace) if measured < pace < 2.0 * measured else measured
+        return min(max(measured, KEEP * believed), pace)
+
+    def pause(self, now: float, until: float, refusals: int = 0) -> None:
+        """Nothing is sent before a time, so nothing is learned. refusals: what the last touch cost on top."""
         self._cost += refusals
-        if self.rate is not None:
-            self._since += seconds
-            self._schedule.restart(now + seconds)
+        longer = until - max(now, self._paused_until)
+        if longer > 0:
+            self._paused_until = until
+            self._since += longer
+            self._schedule.restart(until)
 
     def lift(self, now: float) -> None:
         """No limit is believed in."""
@@ -213,5 +220,6 @@ class Pace:
             self._empty = self._empty.plus(tokens, requests)
 
     def _set(self, start: float, rate: float) -> None:
+        start = max(start, self._paused_until)
         self._schedule.restart(start)
         self.rate, self._since = rate, start

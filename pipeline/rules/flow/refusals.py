@@ -366,26 +366,20 @@ class Refusals:
         if not is_closed:
             return 0.0
         hold = self._hold_seconds
-        self.pace.pause(now, hold, self._streak)
+        self.pace.pause(now, now + hold, self._streak)
         self.hold_until = now + hold
         self._hold_seconds = min(2.0 * hold, LONGEST_HOLD_SECONDS)
         return hold
 
     def _touch(self, now: float, is_closed: bool, *, is_first: bool = False) -> None:
         """The limit of a proven rate was met; early: at less than what was believed."""
-        is_early = not is_first and self.pace.is_early(now)
+        is_early = not is_first and self.pace.is_early(now) and not self.pace.is_above(now)
         self._touches, self._grown = 1 if is_first else self._touches + 1, 0
         if self._touches > 6:
             self._bar = SURE
         self._early = self._early + 1 if is_early else 0
-        is_retest = self._touches in (6, 24, 96, 384) and not is_early
-        self.pace.touch(
-            now,
-            self._close(now, is_closed),
-            is_first=is_first,
-            is_retest=is_retest,
-            least=0.5 if is_early else 0.95,
-        )
+        is_test = is_first or (self._touches in (6, 24, 96, 384) and not is_early)
+        self.pace.touch(now, self._close(now, is_closed), is_early=is_early, is_test=is_test)
         self._believe(now, "rate", f"{self.pace.rate:.3g} requests/s")
         self._restart()
 
