@@ -63,6 +63,7 @@ def _facts(session: Session) -> str:
         facts.append(f"{tally.failed} failed")
     if working and (seconds := min(s.paused_seconds for s in working)) > 0:
         facts.append(f"paused {seconds:.0f} s")
+    facts += [s.limited_by for s in working if s.limited_by is not None][:1]
     if len(working) < len(states):
         facts.append(f"{len(states) - len(working)} of {len(states)} endpoints disabled")
     if any(s.usage_finding for s in states):

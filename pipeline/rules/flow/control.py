@@ -221,6 +221,12 @@ class FlowControl:
         """A row that ended here is recorded. Returns why the endpoint is to be disabled; None to go on."""
         return None if failure is None else self.breaker.row_failed(failure)
 
+    def changes(self) -> list[str]:
+        """Changes of mind about refusals since the last call, each with its evidence."""
+        changes = list(self.refusals.changes)
+        self.refusals.changes.clear()
+        return changes
+
     # ---- what changes
 
     def _take_in(

@@ -171,8 +171,8 @@ class Pace:
                 self._choose_unit(requests / (now - self._empty.time))
             self.is_measured, self._cost = not is_test, 1
             self._empty = self._sent._replace(time=now)
-        self._set(now + hold_seconds, rate)
-        if not is_enough:
+        self._set(now + hold_seconds, rate if is_enough else min(rate, 0.8 * pace))
+        if is_test and not is_enough:
             self.grow(now + hold_seconds)
 
     def _bounded(self, measured: float, pace: float, believed: float, *, is_early: bool) -> float:
