@@ -244,7 +244,7 @@ class FlowControl:
             honours = is_reported or (asked and self.refusals.honours_pauses)
         if judgement.hold_seconds > 0 and (is_overload or (asked and honours)):
             self.limiter.close_until(now, now + judgement.hold_seconds)
-            self.refusals.pace.pause(now, now + judgement.hold_seconds)
+            self.refusals.paused(now, now + judgement.hold_seconds)
         return told
 
     def _discover(self, now: float, admission: Admission, error: RateLimited) -> list[str]:

@@ -108,6 +108,7 @@ class Refusals:
         self._grown = 0  # times that many were refused once the guess had grown
         self._early = 0  # in a row, at a rate below the proven one
         self._streak = 0  # refused one after the other, nothing taken in between
+        self._gentle = (float("-inf"), 0)  # seconds until which a few are sent; number of the last one before
         self._asked = 0  # times that a Retry-After came though only the places were taken
         self._number = 0  # of the latest request
         self._ripe = (0, 0.0, 0)  # number that is old enough to have been refused; time and number of the next
@@ -127,7 +128,9 @@ class Refusals:
 
     def wait_seconds(self, now: float, tokens: float) -> float:
         """Seconds until a request may go; 0 when now."""
-        return max(0.0, self.hold_until - now, self.pace.wait_seconds(now, tokens))
+        gentle_until, number = self._gentle
+        gentle = gentle_until - now if self._number - number >= FEWEST // 2 else 0.0
+        return max(0.0, self.hold_until - now, gentle, self.pace.wait_seconds(now, tokens))
 
     def tokens_per_minute(self, now: float) -> float | None:
         """The rate that is kept at this moment; None where none is believed in."""
@@ -192,6 +195,11 @@ class Refusals:
         elif attempt.number > self._level.first:
             self._count(attempt)
             self._judge(now)
+
+    def paused(self, now: float, until: float) -> None:
+        """Nothing is sent before a time; then a few, and the others once it is seen what becomes of these."""
+        self.pace.pause(now, until)
+        self._gentle = (until + max(2.0 * self._lag, SHORTEST_HOLD_SECONDS / 4.0), self._number)
 
     def asked_to_wait(self, now: float, attempt: Attempt, seconds: float) -> str | None:
         """A refusal came with a Retry-After. Returns a line for the user where it is not honoured any more."""
