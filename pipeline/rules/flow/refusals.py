@@ -105,6 +105,8 @@ class Refusals:
         self._sure = 0.0  # log of the odds for strays against a limit of the rate
         self._stage = GUESSED  # of the rate
         self._touches = 0  # of a proven rate
+        self._refuted = 0  # times that strays were believed in and many more were refused
+        self._strays_after = float("-inf")  # seconds; not believed in again before
         self._grown = 0  # times that many were refused once the guess had grown
         self._early = 0  # in a row, at a rate below the proven one
         self._streak = 0  # refused one after the other, nothing taken in between
@@ -262,14 +264,15 @@ class Refusals:
         level, is_closed = self._level, self._is_closed()
         count, refused = level.count + level.count_before, level.refused + level.refused_before
         is_mixed = count >= 2 * FEWEST and refused < 0.85 * count
-        if self.belief == "rate" and self._stage == GUESSED and self._sure > SURE and is_mixed:
+        if self.belief == "rate" and self._stage == GUESSED and self._sure > SURE and is_mixed and now > self._strays_after:
             self._believe_strays(now)
         elif self.belief == "rate" and self._stage == PROVEN and self.pace.is_above(now):
             self._touch(now, is_closed)
         elif is_closed or level.score > self._bar:
             self._doubt(now, is_closed)
         elif self.belief == "strays" and level.count >= 100:
-            self.share = (self.share + level.refused / level.count) / 2.0
+            # never up: a limit of the rate would refuse more at our full load, and is not to be tolerated
+            self.share = min(self.share, (self.share + level.refused / level.count) / 2.0)
             level.first, level.refused = level.last, 0
 
     def _look(self, now: float) -> None:
@@ -305,12 +308,12 @@ class Refusals:
         """A false alarm: the next needs more evidence."""
         self._believe(now, "none", evidence)
         self._stage, self._grown = GUESSED, 0
-        self._bar = min(self._bar + SURE, 5.0 * SURE)
+        self._bar = min(self._bar + SURE, 3.0 * SURE)
         self._restart()
 
     def _believe_strays(self, now: float) -> None:
         level = self._level
-        share = level.refused / level.count
+        share = (level.refused + level.refused_before) / (level.count + level.count_before)
         self._free(now, f"the same share is refused at {level.ratio:.2g} of the load")
         self._believe(now, "strays", f"{100 * share:.2g} %")
         self.share = share
@@ -400,6 +403,9 @@ class Refusals:
             rate = min(before / 2.0, self.pace.measure(now) or before) if taken > 0 else before
         rate = max(rate, 1.0 / LONGEST_HOLD_SECONDS)
         is_new = self.belief != "rate" or self._stage != GUESSED
+        if self.belief == "strays":  # refuted: many more than that share are refused
+            self._refuted += 1
+            self._strays_after = now + SURE * 2.0 ** min(self._refuted, FEWEST)
         self.pace.guess(now, rate, self._close(now, is_closed))
         self.at_once.forget()
         self._believe(now, "rate", f"testing {rate:.3g} requests/s" + (", nothing is taken" if is_closed else ""))
