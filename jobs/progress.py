@@ -73,6 +73,7 @@ def _facts(session: Session) -> str:
         facts.append(f"paused {seconds:.0f} s")
     if refusal := next((s.refusal for s in working if s.refusal), None):
         facts.append("".join(c if c.isprintable() else " " for c in refusal[:120]))
+    facts += [s.limited_by for s in working if s.limited_by is not None][:1]
     if len(working) < len(states):
         facts.append(f"{len(states) - len(working)} of {len(states)} endpoints disabled")
     if any(s.usage_finding for s in states):

@@ -98,7 +98,12 @@ class TransientError(AnswerError):
 
 
 class RateLimited(TransientError):
-    """The limit was hit: all rows that share it must wait."""
+    """A limit was hit, and nothing was charged.
+
+    names: the limit that its words or headers name: "tokens", "requests", or "at_once"; None where they name none.
+    """
+
+    names: str | None = None
 
 
 class ServerBusy(TransientError):
@@ -175,7 +180,7 @@ KINDS: Mapping[str, Kind] = {
     "refused_by_relay": Kind(RowError, "row", is_tried_elsewhere=True),
     # -- the endpoint, for now
     "rate_limited": Kind(RateLimited, "endpoint"),
-    "saturated": Kind(RateLimited, "endpoint", is_overload=True),
+    "saturated": Kind(RateLimited, "endpoint"),
     "overloaded": Kind(ServerBusy, "endpoint", is_overload=True),
     "no_channel": Kind(ServerBusy, "endpoint", is_overload=True),
     "relay_trouble": Kind(ServerBusy, "endpoint"),

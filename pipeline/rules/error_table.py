@@ -124,8 +124,9 @@ RULES: tuple[Rule, ...] = (
     # the user's own at a relay: one-api relay/controller/helper.go, new-api service/pre_consume_quota.go
     Rule(("user quota is not enough", "insufficient_user_quota", "pre_consume_token_quota_failed", "用户额度不足", "令牌额度不足",
           "预扣费额度失败", "该令牌额度已用尽"), "no_quota"),
-    # bounds on requests in flight, as relays word them (token_concurrency_limit_reached in a fork of new-api)
-    Rule(("concurrent requests", "concurrency limit", "concurrency_limit", "max_concurrency", "并发"), "saturated", (429,)),
+    # bounds on requests in flight, as relays and LiteLLM word them (token_concurrency_limit_reached in a fork of new-api)
+    Rule(("concurrent requests", "concurrency limit", "concurrency_limit", "max_concurrency",
+          "limit type: max_parallel_requests", "limit type = max_parallel_requests", "并发"), "saturated", (429,)),
     # one-api and new-api controller/relay.go put this over any 429 of an upstream
     Rule(("负载已饱和",), "saturated"),
     # an upstream key without money: the relay's next choice is another one (one-api monitor/manage.go)
@@ -258,7 +259,10 @@ def _named(answer: HttpAnswer, body: Any, endpoint_kind: str) -> AnswerError:
     error, message = KINDS[kind].error, _message(text, answer)
     if issubclass(error, TransientError):
         wait = retry_after_seconds(answer.headers, text.message, body)
-        return error(message, kind=kind, http_status=answer.status, retry_after_seconds=wait)
+        busy = error(message, kind=kind, http_status=answer.status, retry_after_seconds=wait)
+        if isinstance(busy, RateLimited):
+            busy.names = named_limit(text.words, answer.headers)
+        return busy
     return error(message, kind=kind, http_status=answer.status)
 
 
@@ -272,6 +276,23 @@ def _message(text: ErrorText, answer: HttpAnswer) -> str:
     if 200 <= status < 300:
         message += _what_came(answer)
     return _printable(message)
+
+
+# words of LiteLLM (its header, its sentence of any version), of providers and of relays; the first found counts
+_NAMED_LIMITS = (
+    ("at_once", ("max_parallel_requests", "concurrent", "concurrency", "并发")),
+    ("tokens", ("tokens per min", "token rate", "limit type: tokens", "limit type = tokens", "tpm")),
+    ("requests", ("requests per min", "limit type: requests", "limit type = requests", "请求数限制", "rpm")),
+)
+
+
+def named_limit(words: str, headers: Mapping[str, str]) -> str | None:
+    """The limit that a refusal names: tokens, requests, or at_once; None where it names none, or several."""
+    told = headers.get("rate_limit_type", "").lower()
+    if not told and (found := re.search(r"(?:rate limit|limit) type\s?[:=] (\w+)", words)):
+        told = found[1]
+    named = {name for name, marks in _NAMED_LIMITS if any(mark in (told or words) for mark in marks)}
+    return named.pop() if len(named) == 1 else next((n for n in ("tokens", "requests") if told == n), None)
 
 
 def _printable(text: str) -> str:

@@ -60,7 +60,10 @@ class RowRetries:
         )
 
     def _wait_seconds(self, state: RetryCallState) -> float:
-        asked = getattr(_failure(state), "retry_after_seconds", None)
+        error = _failure(state)
+        if isinstance(error, RateLimited):  # the flow control of its endpoint says when anything may go there
+            return 0.0
+        asked = getattr(error, "retry_after_seconds", None)
         if asked is None:
             return self._backoff.seconds(state.attempt_number)
         return self._backoff.scatter_seconds(state.attempt_number, asked)

@@ -182,7 +182,7 @@ class Attempts:
 
     async def _pass(self, ask: Ask, trace: _Trace) -> Answer:
         """Once through the dispatcher, one POST."""
-        ticket = await self._dispatcher.admit(ask, trace.avoid)
+        ticket = await self._dispatcher.admit(ask, trace.avoid, is_retry=trace.attempts > 0)
         trace.last = ticket
         trace.attempts += 1
         self._accounting.sent()

@@ -1,5 +1,7 @@
 """The queue before the endpoints: one for all, first in, first out, to the endpoint that has room.
 
+A row that is asked again goes before all that were never asked, so that a run has no tail of retries.
+
 A row that waits belongs to no endpoint yet. The row at the head goes to the least loaded of the
 endpoints that have a place and the tokens for it, and no other overtakes it there, so a row with large
 pictures gets its turn. No endpoint idles meanwhile: its bucket fills until it is large enough, and one
@@ -23,11 +25,12 @@ LONGEST_TIMER_SECONDS = 1.0  # a discovered rate that grows shortens a wait
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    """avoid: endpoints that refused the row. turn: its ticket. estimates: made when it stands at the head, with
+    """avoid: endpoints that refused the row. is_retry: it was asked before. turn: its ticket. estimates: made when it stands at the head, with
     all that was learned until then; empty before."""
 
     ask: Ask
     avoid: Collection[Endpoint]
+    is_retry: bool
     turn: asyncio.Future[Ticket]
     estimates: dict[Endpoint, TokenEstimate] = field(default_factory=dict)
 
@@ -51,15 +54,16 @@ class Dispatcher:
         """Requests in flight at all endpoints."""
         return sum(endpoint.flow.in_flight for endpoint in self.endpoints)
 
-    async def admit(self, ask: Ask, avoid: Collection[Endpoint] = ()) -> Ticket:
+    async def admit(self, ask: Ask, avoid: Collection[Endpoint] = (), *, is_retry: bool = False) -> Ticket:
         """Wait for the turn, for a place and for tokens. The ticket must be given back with `leave`.
 
-        avoid: endpoints that refused this row. Raises RowError where the request is above what a whole minute
+        avoid: endpoints that refused this row. is_retry: it was asked before; it waits before those that were not.
+        Raises RowError where the request is above what a whole minute
         allows at any endpoint, RunError where the budget is reached.
         """
-        waiter = _Waiter(ask, avoid, asyncio.get_running_loop().create_future())
-        self._queue.append(waiter)
-        if len(self._queue) == 1 or len(self.endpoints) > 1:  # those ahead may not want every endpoint
+        waiter = _Waiter(ask, avoid, is_retry, asyncio.get_running_loop().create_future())
+        self._enqueue(waiter)
+        if self._queue[0] is waiter or len(self.endpoints) > 1:  # those ahead may not want every endpoint
             self.poke()
         try:
             return await waiter.turn
@@ -104,6 +108,16 @@ class Dispatcher:
         if wait_seconds < float("inf"):
             seconds = min(wait_seconds, LONGEST_TIMER_SECONDS)
             self._timer = asyncio.get_running_loop().call_later(seconds, self.poke)
+
+    def _enqueue(self, waiter: _Waiter) -> None:
+        """At the end of its own kind: what is asked again stands before what is new."""
+        if not waiter.is_retry:
+            self._queue.append(waiter)
+            return
+        behind = next(
+            (place for place, other in enumerate(self._queue) if not other.is_retry), len(self._queue)
+        )
+        self._queue.insert(behind, waiter)
 
     # ---- one look at the queue
 

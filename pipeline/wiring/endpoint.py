@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -12,6 +13,8 @@ from ..nouns.rows import Ask, Failure, Reply, Spending, TokenEstimate
 from ..rules.flow.control import Admission, FlowControl
 from ..rules.usage import UsageWatch, plausible
 from .ports import Connection
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -103,6 +106,7 @@ class Endpoint:
         characters = base64_characters + len(ask.row.prompt)
         reply = plausible(self.connection.read(answer), ticket.estimate, characters)
         self._tell(self.flow.answered(now, admission, reply.usage.total_tokens))
+        self._log_changes()
         self.connection.learn(ticket.estimate, reply.usage)
         if finding := self.usage.note(ticket.estimate, reply.usage, base64_characters, reply.is_usage_absurd):
             self._tell((finding,))
@@ -118,6 +122,7 @@ class Endpoint:
         now = asyncio.get_running_loop().time()
         verdict = self.flow.failed(now, ticket.admission, error, row_id, attempt)
         self._tell(verdict.notes)
+        self._log_changes()
         return verdict.give_up
 
     def row_ended(self, failure: Failure | None) -> RunError | None:
@@ -125,6 +130,11 @@ class Endpoint:
         if failure is None and self.stops_on_anomaly and self.usage.finding is not None:
             return RunError(f"{self.name}: {self.usage.finding}", kind="usage_anomaly")
         return self.flow.row_ended(failure)
+
+    def _log_changes(self) -> None:
+        """Each change of mind about refusals, with its evidence, for the debug log."""
+        for change in self.flow.changes():
+            _log.debug("%s: refusals: %s", self.name, change)
 
     def _tell(self, notes: tuple[str, ...]) -> None:
         for note in notes:

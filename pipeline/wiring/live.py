@@ -25,7 +25,8 @@ class EndpointState:
     tokens_per_minute: the limit in force, given, reported or discovered; None while there is none.
     is_probing: it broke, and one request at a time finds out whether it works again. disabled: why nothing is
     sent there any more; None while it is in service. usage_finding: what cannot be true of its usage; None where
-    nothing is wrong. refusal: the server's words while nothing but refusals come; None else.
+    nothing is wrong. refusal: the server's words while nothing but refusals come; None else. limited_by: why refusals
+    slow the run, in a few words; None where they do not. limited_seconds: for how long.
     """
 
     name: str
@@ -39,6 +40,8 @@ class EndpointState:
     disabled: str | None
     usage_finding: str | None = None
     refusal: str | None = None
+    limited_by: str | None = None
+    limited_seconds: float = 0.0
 
     @classmethod
     def of(cls, endpoint: Endpoint, now: float) -> EndpointState:
@@ -57,6 +60,8 @@ class EndpointState:
             disabled=None if endpoint.disabled is None else str(endpoint.disabled),
             usage_finding=endpoint.usage.finding,
             refusal=flow.refusal,
+            limited_by=flow.limited_by,
+            limited_seconds=round(flow.limited_seconds),
         )
 
     def __str__(self) -> str:
@@ -71,6 +76,8 @@ class EndpointState:
             text += ", probing with one request at a time"
         if self.refusal:
             text += f"; {self.refusal}"
+        if self.limited_by is not None:
+            text += f", {self.limited_by} (for {self.limited_seconds:,.0f} s)"
         return text + (f"; {self.usage_finding}" if self.usage_finding else "")
 
 

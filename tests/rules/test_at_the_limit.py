@@ -13,7 +13,6 @@ from bench import Bench
 from captionmill.nouns.config import ChatSettings, LimitSettings
 from captionmill.nouns.rows import HttpAnswer, LimitReport
 from captionmill.rules.flow.bucket import TokenBucket
-from captionmill.rules.flow.discovery import RateDiscovery
 from captionmill.rules.flow.limits import Limiter
 from captionmill.rules.tokens import TokenEstimator
 from captionmill.vision.models import vision_model
@@ -213,79 +212,6 @@ def test_a_server_that_refuses_at_any_rate_is_not_starved():
     bench = Bench(Moody(), 1000, concurrency=16).run()
     assert bench.tally.answered == 1000
     assert bench.seconds <= 1000
-
-
-# ------------------------------------------------------------------------------- the pace
-
-
-def test_between_two_refusals_the_limit_is_measured():
-    """What was sent between two moments at which the bucket was empty is what flowed in, however it was sent."""
-    pace = RateDiscovery()
-    pace.sent(0.0, 500)
-    pace.refused(0.1, sent_at=0.05, tokens=500, hold_seconds=1.0)
-    for tenth in range(1, 101):
-        pace.sent(tenth / 10, 1000 if tenth <= 50 else 0)
-    pace.sent(10.05, 500)
-    pace.refused(10.1, sent_at=10.05, tokens=500, hold_seconds=1.0)
-    at_once = pace.per_minute(10.1)
-    assert at_once == pytest.approx(0.85 * 50_000 * 6)
-    assert pace.per_minute(10.1 + 15) == pytest.approx(50_000 * 6)
-    assert pace.per_minute(10.1 + 45) > 2 * 50_000 * 6
-
-
-def test_more_than_a_minute_without_a_refusal_measures_nothing():
-    """The bucket may have been full meanwhile: what was sent since is less than the limit. From here on it is measured."""
-    pace = RateDiscovery()
-    pace.sent(0.0, 500)
-    pace.refused(0.1, sent_at=0.05, tokens=500, hold_seconds=1.0)
-    for second in range(80, 90):  # nothing before: a pause of more than a minute
-        pace.sent(float(second), 5000)
-    pace.refused(90.0, sent_at=89.9, tokens=500, hold_seconds=1.0)
-    assert pace.per_minute(90.0) == pytest.approx(0.5 * 5000 * 60, rel=0.25)  # half of the last ten seconds
-    for second in range(90, 100):
-        pace.sent(float(second) + 0.5, 4000)
-    pace.refused(100.0, sent_at=99.9, tokens=500, hold_seconds=1.0)
-    assert pace.per_minute(100.0) == pytest.approx(0.85 * 4000 * 60, rel=0.05)
-
-
-def test_refusals_of_what_was_out_are_one_piece_of_news():
-    """Forty refused together halve the guess once."""
-    pace = RateDiscovery()
-    for second in range(10):
-        pace.sent(float(second), 10_000)
-    for _ in range(40):
-        pace.sent(9.5, 500)
-    for _ in range(40):
-        pace.refused(10.0, sent_at=9.5, tokens=500, hold_seconds=1.0)
-    assert pace.per_minute(10.0) == pytest.approx(0.5 * 600_000, rel=0.25)
-
-
-def test_strays_that_become_many_are_strays_no_more():
-    """One in fifty is passed over; more than ten of a hundred are for our rate, and the pace is back."""
-    pace = RateDiscovery()
-    now = 0.0
-    for number in range(5000):
-        now += 0.02
-        pace.sent(now, 500)
-        if number % 50 == 49:
-            pace.refused(now, sent_at=now - 0.01, tokens=500, hold_seconds=0.3)
-        else:
-            pace.answered(sent_at=now - 0.01)
-    assert pace.is_ignoring(now)
-    assert pace.per_minute(now) is None
-    for _ in range(12):
-        now += 0.02
-        pace.sent(now, 500)
-        pace.refused(now, sent_at=now - 0.01, tokens=500, hold_seconds=0.3)
-    assert not pace.is_ignoring(now)
-    assert pace.per_minute(now) is not None
-
-
-def test_no_refusal_no_pace():
-    """A server that refuses nothing is not held back."""
-    pace = RateDiscovery()
-    pace.sent(0.0, 1e9)
-    assert pace.per_minute(1000.0) is None
 
 
 @pytest.mark.parametrize("retry_after", [{"retry-after": "1"}, {}], ids=["named", "unnamed"])

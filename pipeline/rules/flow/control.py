@@ -23,9 +23,8 @@ from ...nouns.rows import Failure, LimitReport, TokenEstimate
 from .breaker import CircuitBreaker, Judgement
 from .bucket import EPSILON
 from .concurrency import ConcurrencyController, FixedConcurrency
-from .discovery import RateDiscovery
 from .limits import Limiter, LimitGrant
-from .schedule import Schedule, Slot
+from .refusals import Refusals
 from .window import SlidingWindow, WindowEntry
 
 Charge = Literal["auto", "reserved", "used"]
@@ -41,8 +40,8 @@ class Admission:
 
     tokens: int
     grant: LimitGrant
-    slot: Slot | None
     entry: WindowEntry
+    attempt: Attempt
     is_probe: bool = False
     sent_at: float = 0.0
 
@@ -65,7 +64,8 @@ class FlowState:
 
     most_in_flight: allowed now. tokens_per_minute: the limit in force, given, reported or discovered; None where
     there is none. tokens_last_minute: sent in the last 60 seconds. paused_seconds: left of a pause or an open
-    circuit. refusal: the server's words where nothing but refusals come; None else.
+    circuit. refusal: the server's words where nothing but refusals come; None else. limited_by: why refusals slow the
+    run, in a few words; None where they do not. limited_seconds: for how long.
     """
 
     in_flight: int
@@ -75,6 +75,8 @@ class FlowState:
     paused_seconds: float
     is_probing: bool
     refusal: str | None = None
+    limited_by: str | None = None
+    limited_seconds: float = 0.0
 
 
 class FlowControl:
@@ -90,10 +92,9 @@ class FlowControl:
         self.limiter = limiter
         self.concurrency = concurrency
         self.breaker = breaker
-        self.discovery = RateDiscovery()
+        self.refusals = Refusals(limiter.burst_seconds)
         self.in_flight = 0  # requests; `admit` and `left` move it
         self._charge = charge
-        self._schedule = Schedule(limiter.burst_seconds)  # spaces requests at the discovered rate
         self._window = SlidingWindow()  # tokens sent in the last minute, for `state`
         self._probe: Admission | None = (
             None  # the request that probes a half-open circuit; None: none in flight
@@ -123,12 +124,12 @@ class FlowControl:
     def wait_seconds(self, now: float, estimate: TokenEstimate) -> float:
         """Seconds until such a request may be sent, 0 when now; inf while another must come back first."""
         is_probed = self.breaker.is_half_open and self._probe is not None
-        if self.in_flight >= self.most_in_flight or is_probed:
+        is_full = self.in_flight >= self.most_in_flight or not self.refusals.has_place(now, self.in_flight)
+        if is_full or is_probed:
             return float("inf")
         tokens = self.reservation(estimate)
         wait = max(self.limiter.wait_seconds(now, tokens), self.breaker.open_until - now)
-        if (rate := self._discovered_rate(now)) is not None:
-            wait = max(wait, self._schedule.wait_seconds(now, tokens, rate))
+        wait = max(wait, self.refusals.wait_seconds(now, tokens))
         return wait if wait > EPSILON else 0.0
 
     def state(self, now: float) -> FlowState:
@@ -144,11 +145,13 @@ class FlowControl:
             paused_seconds=max(0.0, self.limiter.closed_seconds(now), self.breaker.open_until - now),
             is_probing=self.breaker.is_half_open,
             refusal=self.breaker.standing_refusal(now),
+            limited_by=self.refusals.limited_by(now),
+            limited_seconds=max(0.0, now - self.refusals.since) if self.refusals.belief != "none" else 0.0,
         )
 
     def _discovered_rate(self, now: float) -> float | None:
         """Tokens per minute that refusals show; None where they show none, or more than is allowed anyway."""
-        rate, tokens = self.discovery.per_minute(now), self.limiter.tokens
+        rate, tokens = self.refusals.tokens_per_minute(now), self.limiter.tokens
         return None if rate is None or (tokens and rate >= tokens.limit_per_minute) else rate
 
     # ---- one attempt
@@ -160,13 +163,9 @@ class FlowControl:
     def admit(self, now: float, estimate: TokenEstimate) -> Admission:
         """Take place and tokens for one attempt; `left` gives the place back."""
         tokens = self.reservation(estimate)
-        rate = self._discovered_rate(now)
-        if rate is None:
-            self.discovery.forget()
-        slot = None if rate is None else self._schedule.take(now, tokens, rate)
-        admission = Admission(tokens, self.limiter.take(now, tokens), slot, self._window.add(now, tokens))
-        self.discovery.sent(now, tokens)
         self.in_flight += 1
+        attempt = self.refusals.sent(now, tokens, self.in_flight)
+        admission = Admission(tokens, self.limiter.take(now, tokens), self._window.add(now, tokens), attempt)
         if self.breaker.is_half_open:
             self._probe, admission.is_probe = admission, True
         return admission
@@ -174,6 +173,7 @@ class FlowControl:
     def left(self, admission: Admission) -> None:
         """The attempt is over, however it ended."""
         self.in_flight -= 1
+        self.refusals.left(admission.attempt)
         if self._probe is admission:
             self._probe = None
 
@@ -192,7 +192,7 @@ class FlowControl:
         """A completion came. used_tokens: as the server reports, None where it does not. Returns notes for the user."""
         notes = ("works again",) if self.breaker.is_half_open else ()
         self.breaker.answered()
-        self.discovery.answered(admission.sent_at)
+        self.refusals.answered(admission.attempt)
         self.concurrency.answered(now - admission.sent_at, self.in_flight)
         if used_tokens and self._charge != "reserved":
             self._settle(now, admission, used_tokens)
@@ -217,49 +217,56 @@ class FlowControl:
         )
         if judgement.give_up is not None:
             return Verdict(judgement.give_up)
-        self._slow_down(now, admission, error, judgement, is_overload=is_overload)
-        return Verdict(notes=tuple(self._news(error, judgement, was_half_open, was_shortened)))
+        told = self._take_in(now, admission, error, judgement, is_overload=is_overload)
+        return Verdict(notes=(*self._news(error, judgement, was_half_open, was_shortened), *told))
 
     def row_ended(self, failure: Failure | None) -> RunError | None:
         """A row that ended here is recorded. Returns why the endpoint is to be disabled; None to go on."""
         return None if failure is None else self.breaker.row_failed(failure)
 
+    def changes(self) -> list[str]:
+        """Changes of mind about refusals since the last call, each with its evidence."""
+        changes = list(self.refusals.changes)
+        self.refusals.changes.clear()
+        return changes
+
     # ---- what changes
 
-    def _slow_down(
+    def _take_in(
         self, now: float, admission: Admission, error: AnswerError, judgement: Judgement, *, is_overload: bool
-    ) -> None:
-        """Give back what was not charged, learn from a refusal, and pause where it asks for that."""
+    ) -> list[str]:
+        """Give back what was not charged, learn from a refusal, and pause where that is asked for. Returns notes."""
+        told, asked = [], isinstance(error, TransientError) and error.retry_after_seconds is not None
+        honours = True
         if isinstance(error, RateLimited):
             self._refused(now, admission)
             # where the server reports what is left, a refusal for want of it is in its headers already
             is_reported = self.limiter.is_server_reported and not self.limiter.has_room(now, admission.tokens)
             if not is_overload and not is_reported:
-                self._discover(now, admission, judgement.hold_seconds)
-        is_named = isinstance(error, TransientError) and error.retry_after_seconds is not None
-        if judgement.hold_seconds > 0 and (is_named or is_overload or not self.discovery.is_ignoring(now)):
+                told = self._discover(now, admission, error)
+            honours = is_reported or (asked and self.refusals.honours_pauses)
+        if judgement.hold_seconds > 0 and (is_overload or (asked and honours)):
             self.limiter.close_until(now, now + judgement.hold_seconds)
-            self._schedule.empty(now)
+            self.refusals.paused(now, now + judgement.hold_seconds)
+        return told
 
-    def _discover(self, now: float, admission: Admission, hold_seconds: float) -> None:
-        had_rate = self._discovered_rate(now) is not None
-        self.discovery.refused(now, admission.sent_at, admission.tokens, hold_seconds)
-        if not had_rate:
-            self._schedule.restart(now)
+    def _discover(self, now: float, admission: Admission, error: RateLimited) -> list[str]:
+        """What a refusal shows that the server's headers do not. Returns notes for the user."""
+        self.refusals.refused(now, admission.attempt, admission.sent_at, admission.tokens, error.names)
+        if error.retry_after_seconds is None:
+            return []
+        note = self.refusals.asked_to_wait(now, admission.attempt, error.retry_after_seconds)
+        return [] if note is None else [note]
 
     def _refused(self, now: float, admission: Admission) -> None:
         self.limiter.refused(now, admission.grant)
-        if admission.slot is not None:
-            self._schedule.settle(now, admission.slot, 0)
         self._window.correct(now, admission.entry, -admission.tokens)
 
     def _settle(self, now: float, admission: Admission, used_tokens: int) -> None:
         """Replace what was reserved by what was used."""
         self.limiter.settle(now, admission.grant, used_tokens)
-        if admission.slot is not None:
-            self._schedule.settle(now, admission.slot, used_tokens)
+        self.refusals.settle(now, admission.attempt, admission.tokens, used_tokens)
         self._window.correct(now, admission.entry, used_tokens - admission.tokens)
-        self.discovery.sent(now, used_tokens - admission.tokens)
 
     def _may_be_precharge(self, error: AnswerError) -> bool:
         """A relay charges prompt and max_tokens ahead for all in flight, so money may be left for fewer."""

@@ -53,6 +53,13 @@ class Schedule:
         """A rate holds from now on, where there was none before."""
         self._set(now, 0.0)
 
+    def is_idle(self, now: float, tokens: float, per_minute: float, seconds: float) -> bool:
+        """Whether a request could have gone so much earlier: something else holds it."""
+        if self._updated is None:
+            return False
+        need = min(tokens * 60.0 / per_minute, self._burst_seconds)
+        return self._saved_seconds + now - self._updated - need >= min(seconds, 0.9 * self._burst_seconds)
+
     def _saved_at(self, now: float) -> float:
         if self._updated is None:
             return self._saved_seconds
