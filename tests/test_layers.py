@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "rules": {"nouns", "rules"},
     "vision": {"nouns", "vision"},
     "edges": {"nouns"},
-    "sources": {"nouns", "sources"},
+    "sources": {"nouns", "pictures", "sources"},  # the survey asks whether the pictures are there
     "pictures": {"nouns", "pictures"},
     "store": {"nouns", "store"},
     "accounts": {"nouns", "rules", "vision", "edges", "sources", "pictures", "store", "accounts"},
@@ -31,10 +31,17 @@ ROOMS = {
     "genai_prices": {"rules.prices"},
     "jinja2": {"pages.html"},
     "matplotlib": {"pages.plots"},
-    "pyarrow": {"store.parts", "sources.parquet_file", "pages.selection", "pages.paging"}
+    "pyarrow": {"store.parts", "sources.parquet_file", "pages.selection", "pages.paging", "pages.gallery"}
     | {f"accounts.{room}" for room in ("dataset", "spent", "report", "grouping", "anomalies")},
     "fcntl": {"store.folder"},
-    "numpy": {"pictures.metadata", "pictures.decode", "sources.manifest", "pages.selection", "pages.paging"}
+    "numpy": {
+        "pictures.metadata",
+        "pictures.decode",
+        "sources.manifest",
+        "pages.selection",
+        "pages.paging",
+        "pages.gallery",
+    }
     | {f"accounts.{room}" for room in ("histogram", "report", "anomalies")},
     "pybase64": {"pictures.prepare"},
     "tqdm": set(),

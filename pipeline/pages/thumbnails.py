@@ -24,14 +24,20 @@ def thumbnail(images: RunImages, path: str, data: bytes | None = None) -> bytes:
 
     images: of the run, for the frame and the background that it sent. data: of the picture; None for a file.
     """
+    look = Look(images.frame, images.background, _JPEG_QUALITY, is_jpeg=True)
+    found = read_file(path) if data is None else data
+    return Renderer().render(path, found, "", Bounds(_Small()), look).data
 
-    def fit(width: int, height: int) -> tuple[int, int]:
+
+class _Small:
+    """A longest side of SIDE_PX."""
+
+    def fit(self, width: int, height: int) -> tuple[int, int]:
         long = max(width, height, SIDE_PX)
         return max(1, width * SIDE_PX // long), max(1, height * SIDE_PX // long)
 
-    look = Look(images.frame, images.background, _JPEG_QUALITY, is_jpeg=True)
-    bounds = Bounds(fit, canvas=lambda width, height: (width, height))
-    return Renderer().render(path, read_file(path) if data is None else data, "", bounds, look).data
+    def canvas(self, width: int, height: int) -> tuple[int, int]:
+        return width, height
 
 
 def data_url(images: RunImages, image: str) -> str | None:

@@ -145,7 +145,7 @@ class IsolatedRender:
             raise RowError(
                 f"{path}: no process to decode it in ({error.strerror})", kind="image_unreadable"
             ) from error
-        sizes = {"fit": bounds.fit, "canvas": bounds.canvas}
+        sizes = {"fit": bounds.sizes.fit, "canvas": bounds.sizes.canvas}
         request = {"path": path, "look": list(look), "base64_bytes": bounds.base64_bytes}
         try:
             answer, found = child.ask(request, data, lambda q: {"size": sizes[q["ask"]](*q["size"])})
@@ -161,7 +161,7 @@ class IsolatedRender:
         else:
             self._give_back(child)
         if "error" in answer:
-            raise RowError(answer["error"], kind=answer["kind"])
+            raise RowError(**answer["error"])
         return Encoded(found, answer["mime"], tuple(answer["size"]))
 
     def _taken(self) -> Child:
@@ -253,52 +253,55 @@ def serve(requests: BinaryIO, answers: BinaryIO, words: BinaryIO) -> None:
         except _Ended:
             return
         memory.begin()
-        answer, picture = _answered(request, data, memory, lambda q: _asked(requests, answers, q))
+        answer, picture = _answered(request, data, memory, _AskedSizes(requests, answers, memory))
         memory.allow(MAX_MEMORY_BYTES)
         answer["is_spent"] = answer.pop("is_spent", False) or memory.has_grown
-        if answer.get("kind") == "image_broken" and UNSUPPORTED.search(_taken_words(words)):
-            answer |= {
-                "kind": "image_format",
-                "error": f"{request['path']}: a variant of its format that cannot be read",
-            }
+        is_broken = answer.get("error", {}).get("kind") == "image_broken"
+        if is_broken and UNSUPPORTED.search(_taken_words(words)):
+            text = f"{request['path']}: a variant of its format that cannot be read"
+            answer["error"] = {"message": text, "kind": "image_format"}
         _send(answers, answer, picture)
 
 
-def _asked(requests: BinaryIO, answers: BinaryIO, question: Message) -> Message:
-    _send(answers, question)
-    return _receive(requests)[0]
+class _AskedSizes(NamedTuple):
+    """Sizes that the parent is asked for, with the memory that they take allowed."""
+
+    requests: BinaryIO
+    answers: BinaryIO
+    memory: _Memory
+
+    def fit(self, width: int, height: int) -> tuple[int, int]:
+        self.memory.allow(FIRST_MEMORY_BYTES + width * height * _BYTES_A_PIXEL)
+        return self._ask("fit", width, height)
+
+    def canvas(self, width: int, height: int) -> tuple[int, int]:
+        return self._ask("canvas", width, height)
+
+    def _ask(self, question: str, width: int, height: int) -> tuple[int, int]:
+        _send(self.answers, {"ask": question, "size": [width, height]})
+        width, height = _receive(self.requests)[0]["size"]
+        return width, height
 
 
-def _answered(
-    request: Message, data: bytes, memory: _Memory, ask: Callable[[Message], Message]
-) -> tuple[Message, bytes]:
+def _answered(request: Message, data: bytes, memory: _Memory, sizes: _AskedSizes) -> tuple[Message, bytes]:
     width, height = webp_size(data) or (0, 0)  # its decoder takes all of its memory before it says the size
     need = FIRST_MEMORY_BYTES + width * height * _WEBP_BYTES_A_PIXEL
     if need > MAX_MEMORY_BYTES:
         text = f"{request['path']}: {width} x {height} pixels take too much memory as WebP; shrink it first"
-        return {"error": text, "kind": "image_too_large"}, b""
+        return {"error": {"message": text, "kind": "image_too_large"}}, b""
     memory.allow(need)
-
-    def fit(width: int, height: int) -> tuple[int, int]:
-        memory.allow(FIRST_MEMORY_BYTES + width * height * _BYTES_A_PIXEL)
-        return tuple(ask({"ask": "fit", "size": [width, height]})["size"])
-
-    def canvas(width: int, height: int) -> tuple[int, int]:
-        return tuple(ask({"ask": "canvas", "size": [width, height]})["size"])
-
     try:
         encoded = render(
-            request["path"], data, Bounds(fit, canvas, request["base64_bytes"]), Look(*request["look"])
+            request["path"], data, Bounds(sizes, request["base64_bytes"]), Look(*request["look"])
         )
     except RowError as error:
         return {
-            "error": str(error),
-            "kind": error.kind,
+            "error": {"message": str(error), "kind": error.kind},
             "is_spent": isinstance(error.__cause__, MemoryError),
         }, b""
     except MemoryError:
         text = f"{request['path']}: not enough memory to decode it"
-        return {"error": text, "kind": "image_too_large", "is_spent": True}, b""
+        return {"error": {"message": text, "kind": "image_too_large"}, "is_spent": True}, b""
     return {"mime": encoded.mime, "size": encoded.size}, encoded.data
 
 

@@ -107,5 +107,14 @@ def _ends_before_its_end(path: str, size: int) -> bool:
 def _check_whole(path: str, frame: Frame) -> None:
     """Raises RowError where the picture cannot be decoded; an eighth of it costs little."""
     data = read_file(path)
-    bounds = Bounds(lambda w, h: (max(1, w // 8), max(1, h // 8)), lambda w, h: (w, h))
-    Renderer().render(path, data, "", bounds, Look(frame, "#ffffff", jpeg_quality=30))
+    Renderer().render(path, data, "", Bounds(_Eighth()), Look(frame, "#ffffff", jpeg_quality=30))
+
+
+class _Eighth:
+    """An eighth of each side."""
+
+    def fit(self, width: int, height: int) -> tuple[int, int]:
+        return max(1, width // 8), max(1, height // 8)
+
+    def canvas(self, width: int, height: int) -> tuple[int, int]:
+        return width, height

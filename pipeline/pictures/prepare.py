@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import pybase64
 
@@ -96,8 +97,21 @@ class PicturePreparer:
         return self._bounds.canvas(*size)
 
     def _render(self, path: str, data: bytes, sha256: str, count: int, max_bytes: int | None) -> Encoded:
-        bounds = Bounds(lambda w, h: self._bounds.fit(w, h, count), self._bounds.canvas, max_bytes)
+        bounds = Bounds(_SizesOfRow(self._bounds, count), max_bytes)
         return self._renderer.render(path, data, sha256, bounds, self._look)
+
+
+class _SizesOfRow(NamedTuple):
+    """The sizes of a picture among so many of its row."""
+
+    bounds: PictureBounds
+    pictures: int
+
+    def fit(self, width: int, height: int) -> tuple[int, int]:
+        return self.bounds.fit(width, height, self.pictures)
+
+    def canvas(self, width: int, height: int) -> tuple[int, int]:
+        return self.bounds.canvas(width, height)
 
 
 def _bytes_of(path: str, fetched: Fetched | None) -> bytes:

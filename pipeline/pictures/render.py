@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from PIL import Image
@@ -28,15 +27,20 @@ class Look(NamedTuple):
     is_jpeg: bool = False
 
 
+class Sizes(Protocol):
+    """In what size a picture is sent. All sizes are in pixels."""
+
+    def fit(self, width: int, height: int) -> Size:
+        """The size to send, never larger."""
+
+    def canvas(self, width: int, height: int) -> Size:
+        """That size with the border that the provider needs."""
+
+
 class Bounds(NamedTuple):
-    """How large a picture may be.
+    """How large a picture may be. base64_bytes: None for any."""
 
-    fit: (width, height) in pixels -> the size to send, never larger. canvas: that size with the border that the
-    provider needs. base64_bytes: None for any.
-    """
-
-    fit: Callable[[int, int], Size]
-    canvas: Callable[[int, int], Size]
+    sizes: Sizes
     base64_bytes: int | None = None
 
 
@@ -49,8 +53,8 @@ class Render(Protocol):
 
 def render(path: str, data: bytes, bounds: Bounds, look: Look) -> Encoded:
     """Decode and encode in this thread. Raises RowError that names path."""
-    image, format_name = decode(path, data, read_header(data), bounds.fit, look.frame, look.background)
-    canvas = bounds.canvas(*image.size)
+    image, format_name = decode(path, data, read_header(data), bounds.sizes.fit, look.frame, look.background)
+    canvas = bounds.sizes.canvas(*image.size)
     if canvas != image.size:
         image = _on_canvas(image, canvas, look.background)
     limit, source_format = bounds.base64_bytes, "JPEG" if look.is_jpeg else format_name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from typing import NamedTuple
 
 from ..nouns.errors import RowError
 from .decode import LARGE_PIXELS
@@ -11,7 +12,7 @@ from .encode import Encoded
 from .header import Header, read_header
 from .isolated import IsolatedRender
 from .notes import DecodeNotes
-from .render import Bounds, Look, Render, render
+from .render import Bounds, Look, Render, Sizes, render
 
 _ANIMATION = b"acTL"
 _isolated = IsolatedRender()  # one pool of children for the whole process; they end with it
@@ -44,13 +45,22 @@ class Renderer:
                 return render(path, data, bounds, look)
             if deaths:
                 turn.enter_context(_one_large)
+            return self._isolated(path, data, bounds._replace(sizes=_InTurn(bounds.sizes, turn)), look)
 
-            def fit(width: int, height: int) -> tuple[int, int]:
-                if width * height > LARGE_PIXELS:
-                    turn.enter_context(_one_large)
-                return bounds.fit(width, height)
 
-            return self._isolated(path, data, bounds._replace(fit=fit), look)
+class _InTurn(NamedTuple):
+    """Sizes that let one large picture be decoded at a time. turn: holds the lock to the end of the picture."""
+
+    sizes: Sizes
+    turn: contextlib.ExitStack
+
+    def fit(self, width: int, height: int) -> tuple[int, int]:
+        if width * height > LARGE_PIXELS:
+            self.turn.enter_context(_one_large)
+        return self.sizes.fit(width, height)
+
+    def canvas(self, width: int, height: int) -> tuple[int, int]:
+        return self.sizes.canvas(width, height)
 
 
 def is_bounded(data: bytes, header: Header | None, frame: object) -> bool:

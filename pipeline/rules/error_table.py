@@ -16,7 +16,7 @@ import re
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
-from ..nouns.errors import KINDS, AnswerError, ServerBusy, TransientError
+from ..nouns.errors import KINDS, AnswerError, RateLimited, ServerBusy, TransientError
 from ..nouns.rows import HttpAnswer
 from . import lenient
 from .envelopes import (

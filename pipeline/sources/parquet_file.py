@@ -120,7 +120,7 @@ def _has_paths_only(file: pq.ParquetFile, name: str) -> bool:
         found = next((column for column in columns if column.path_in_schema == leaf), None)
         if found is None or found.statistics is None or found.statistics.null_count != group.num_rows:
             return False
-    return file.metadata.num_row_groups > 0
+    return bool(file.metadata.num_row_groups)
 
 
 def _column(group: Any, number: int) -> Any:

@@ -13,9 +13,9 @@ part. The event loop waits for neither.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol
 
+from ..nouns.console import Console
 from ..nouns.errors import RunError
 from ..nouns.rows import Spending
 from .folder import RunFolder
@@ -41,7 +41,7 @@ class Checkpoint:
 
     journal: from `open_journal`; belongs to the checkpoint from here on. rows_per_part: answers that make a part.
     in_flight: None without a budget: the requests in flight are then not written down. grace_seconds: how long a
-    commit is tried again on a full disk. tell: gets a line when that begins; None for nobody.
+    commit is tried again on a full disk. console: gets a line when that begins; None for silence.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class Checkpoint:
         rows_per_part: int,
         in_flight: InFlightAccount | None = None,
         grace_seconds: float = GRACE_SECONDS,
-        tell: Callable[[str], None] | None = None,
+        console: Console | None = None,
     ) -> None:
         self._writer = JournalWriter(journal)
         self._results = folder.results
         self.parts = PartWriter(folder, self._writer, rows_per_part)
         self._in_flight = in_flight
         self._grace_seconds = grace_seconds
-        self._tell = tell
+        self._console = console
         # why nothing can be saved now; set and cleared by `_commit_with_grace`
         self.trouble: RunError | None = None
         # the grace is over: a commit is tried once, so that the rows in flight do not wait for another minute
@@ -161,8 +161,8 @@ class Checkpoint:
             self.trouble = None
 
     def _waits(self, error: RunError) -> None:
-        if self.trouble is None and self._tell is not None:
-            self._tell(f"{error}; nothing new is sent, trying again for {self._grace_seconds:g} s")
+        if self.trouble is None and self._console is not None:
+            self._console.tell(f"{error}; nothing new is sent, trying again for {self._grace_seconds:g} s")
         self.trouble = error
 
     def _lost(self, error: RunError, ids: list[str]) -> RunError:

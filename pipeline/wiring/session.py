@@ -268,7 +268,7 @@ def _assemble(
 
         own = {a.name: entry.price for a, entry in zip(job.addresses, config.endpoints(), strict=True)}
         budget = open_budget(folder, config, prices, own, console)
-    checkpoint = Checkpoint(folder, journal, config.rows_per_part, in_flight=budget, tell=console.tell)
+    checkpoint = Checkpoint(folder, journal, config.rows_per_part, in_flight=budget, console=console)
     run_file = RunFile(folder, _facts(job, survey, prices.currency))
     tally = Tally(total=survey.total)
     is_all_done = run_file.has_no_row_left and job.retry_failed is None

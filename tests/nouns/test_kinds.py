@@ -150,7 +150,7 @@ def of(**facts: object) -> set[str]:
 
 def test_which_kinds_have_which_facts():
     """Each column, as the run uses it."""
-    assert of(is_overload=True) == {"overloaded", "saturated", "no_channel"}
+    assert of(is_overload=True) == {"overloaded", "no_channel"}
     assert of(is_unreachable=True) == {"cannot_connect"}
     assert of(bought_nothing=True) == {"empty_answer", "broken_answer"}
     assert of(is_upgradable=True) == {"old_part"}

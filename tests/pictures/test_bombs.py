@@ -30,7 +30,19 @@ from captionmill.vision.sizes import picture_bounds
 from PIL import Image
 
 LOOK = Look("first", "#ffffff", 85)
-BOUNDS = Bounds(lambda w, h: (min(w, 64), min(h, 64)), lambda w, h: (w, h))
+
+
+class Within64:
+    """Sizes of at most 64 pixels a side."""
+
+    def fit(self, width: int, height: int) -> tuple[int, int]:
+        return min(width, 64), min(height, 64)
+
+    def canvas(self, width: int, height: int) -> tuple[int, int]:
+        return width, height
+
+
+BOUNDS = Bounds(Within64())
 
 
 def png(width: int, height: int, depth: int = 8, colour: int = 0, rows: int | None = None) -> bytes:
@@ -175,7 +187,7 @@ def test_large_pictures_take_turns(monkeypatch):
     now, most = [0], [0]
 
     def isolated(_path: str, _data: bytes, bounds: Bounds, _look: Look) -> Encoded:
-        bounds.fit(200, 100)
+        bounds.sizes.fit(200, 100)
         now[0] += 1
         most[0] = max(most[0], now[0])
         time.sleep(0.01)
@@ -214,16 +226,17 @@ def test_a_picture_that_takes_forever_fails(monkeypatch):
     monkeypatch.setattr(child_side, "_MAX_SECONDS", 0.5)
     renderer, data = IsolatedRender(), encoded(Image.new("L", (20, 10)), "BMP")
 
-    def fit(width: int, height: int) -> tuple[int, int]:
-        os.kill(renderer_child[0], signal.SIGSTOP)
-        return width, height
+    class Stopping(Within64):
+        def fit(self, width: int, height: int) -> tuple[int, int]:
+            os.kill(renderer_child[0], signal.SIGSTOP)
+            return width, height
 
     renderer_child = []
     monkeypatch.setattr(
         renderer, "_taken", lambda: (c := Child.start(), renderer_child.append(c.process.pid))[0]
     )
     with pytest.raises(RowError, match=r"more than 0\.5 s") as caught:
-        renderer("slow.bmp", data, BOUNDS._replace(fit=fit), LOOK)
+        renderer("slow.bmp", data, Bounds(Stopping()), LOOK)
     assert caught.value.kind == "image_too_large"
 
 

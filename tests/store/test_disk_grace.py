@@ -10,13 +10,14 @@ from captionmill.store.checkpoint import Checkpoint
 from captionmill.store.folder import RunFolder
 from captionmill.store.journal import Entry
 from captionmill.store.recovery import open_journal
+from scripted_chat import Console
 
 
 def test_a_full_disk_gives_up_after_its_minute_and_names_every_row(tmp_path):
     """The rows that came while the first one waited get no minute of their own; the start says so meanwhile."""
     folder, told = RunFolder(tmp_path / "run"), []
     folder.lock()
-    checkpoint = Checkpoint(folder, open_journal(folder), 10, tell=told.append)
+    checkpoint = Checkpoint(folder, open_journal(folder), 10, console=Console(told))
 
     async def full(*_arguments):
         raise RunError("journal: cannot be written (No space left on device)", kind="disk")
