@@ -141,7 +141,9 @@ class Run:
         return sum(start <= at < end for at in self.refused)
 
 
-def flow_control(concurrency: int | str, ceiling: int = 256, limiter: Limiter | None = None, max_wait: float = 120.0) -> FlowControl:
+def flow_control(
+    concurrency: int | str, ceiling: int = 256, limiter: Limiter | None = None, max_wait: float = 120.0
+) -> FlowControl:
     """As a run makes it. concurrency: a number, or "auto" up to `ceiling`."""
     return FlowControl(
         limiter or Limiter(),
@@ -198,7 +200,9 @@ def simulate(
             left -= 1
         elif what == "refuse":
             admission, row = more
-            error = RateLimited("429", kind="rate_limited", http_status=429, retry_after_seconds=server.retry_after)
+            error = RateLimited(
+                "429", kind="rate_limited", http_status=429, retry_after_seconds=server.retry_after
+            )
             error.names = server.names
             run.refused.append(now)
             row[1] += 1

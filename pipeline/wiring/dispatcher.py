@@ -54,9 +54,7 @@ class Dispatcher:
         """Requests in flight at all endpoints."""
         return sum(endpoint.flow.in_flight for endpoint in self.endpoints)
 
-    async def admit(
-        self, ask: Ask, avoid: Collection[Endpoint] = (), *, is_retry: bool = False
-    ) -> Ticket:
+    async def admit(self, ask: Ask, avoid: Collection[Endpoint] = (), *, is_retry: bool = False) -> Ticket:
         """Wait for the turn, for a place and for tokens. The ticket must be given back with `leave`.
 
         avoid: endpoints that refused this row. is_retry: it was asked before; it waits before those that were not.
@@ -116,7 +114,9 @@ class Dispatcher:
         if not waiter.is_retry:
             self._queue.append(waiter)
             return
-        behind = next((place for place, other in enumerate(self._queue) if not other.is_retry), len(self._queue))
+        behind = next(
+            (place for place, other in enumerate(self._queue) if not other.is_retry), len(self._queue)
+        )
         self._queue.insert(behind, waiter)
 
     # ---- one look at the queue

@@ -23,9 +23,8 @@ from ...nouns.rows import Failure, LimitReport, TokenEstimate
 from .breaker import CircuitBreaker, Judgement
 from .bucket import EPSILON
 from .concurrency import ConcurrencyController, FixedConcurrency
-from .refusals import Refusals
 from .limits import Limiter, LimitGrant
-from .schedule import Slot
+from .refusals import Refusals
 from .window import SlidingWindow, WindowEntry
 
 Charge = Literal["auto", "reserved", "used"]

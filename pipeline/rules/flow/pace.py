@@ -45,7 +45,9 @@ class Pace:
     """Requests a second that may be sent. All times are seconds of one clock."""
 
     def __init__(self, burst_seconds: float) -> None:
-        self.rate: float | None = None  # believed limit, requests a second; None: none. Set by guess, touch, lift
+        self.rate: float | None = (
+            None  # believed limit, requests a second; None: none. Set by guess, touch, lift
+        )
         self.is_measured = False  # between two moments at which the server's account was empty
         self.counts_tokens = False  # whether requests are spaced by their tokens; moved by `touch`
         self._through: tuple[float, ...] = ()  # requests a second that each unit got through; set by `touch`
@@ -103,7 +105,9 @@ class Pace:
         if rate is None or self.rate is None:
             return None
         units = self._units(tokens)
-        if rate > 1.5 * self.rate and self._schedule.is_idle(now, units, rate * 60.0, DOUBLING_REQUESTS / rate):
+        if rate > 1.5 * self.rate and self._schedule.is_idle(
+            now, units, rate * 60.0, DOUBLING_REQUESTS / rate
+        ):
             self.lift(now)  # something else holds us
             return None
         return self._schedule.take(now, units, rate * 60.0)

@@ -98,7 +98,9 @@ class Refusals:
         self.share = 0.0  # of strays, tolerated
         self.pace = Pace(burst_seconds)
         self.at_once = AtOnce()
-        self.changes: deque[str] = deque(maxlen=20)  # each change of mind with its evidence; the reader empties it
+        self.changes: deque[str] = deque(
+            maxlen=20
+        )  # each change of mind with its evidence; the reader empties it
         self.hold_until = float("-inf")  # seconds; nothing is sent before
         self._hold_seconds = SHORTEST_HOLD_SECONDS  # the next one; doubles while nothing is taken
         self._bar = SURE  # score at which many are refused; higher after each false alarm
@@ -111,9 +113,14 @@ class Refusals:
         self._early = 0  # in a row, at a rate below the proven one
         self._streak = 0  # refused one after the other, nothing taken in between
         self._gentle = (float("-inf"), 0)  # seconds until which a few are sent; number of the last one before
+        self._has_said = False  # that Retry-After is not honoured any more
         self._asked = 0  # times that a Retry-After came though only the places were taken
         self._number = 0  # of the latest request
-        self._ripe = (0, 0.0, 0)  # number that is old enough to have been refused; time and number of the next
+        self._ripe = (
+            0,
+            0.0,
+            0,
+        )  # number that is old enough to have been refused; time and number of the next
         self._lag = 0.0  # seconds in which a refusal comes back
         self._level = _Level(0, 0)
 
@@ -209,7 +216,12 @@ class Refusals:
         self._asked = self._asked + 1 if is_of_places else 0
         if self._asked < 3:
             return None
-        self._believe_at_once(now, attempt.place - 1, f"asked for {seconds:,.0f} s three times", is_proven=False)
+        self._believe_at_once(
+            now, attempt.place - 1, f"asked for {seconds:,.0f} s three times", is_proven=False
+        )
+        if self._has_said:
+            return None
+        self._has_said = True
         return (
             f"the server asks for pauses of {seconds:,.0f} s, but refuses only what is above {self.at_once.most}"
             " at once; waiting for own answers instead"
@@ -264,7 +276,13 @@ class Refusals:
         level, is_closed = self._level, self._is_closed()
         count, refused = level.count + level.count_before, level.refused + level.refused_before
         is_mixed = count >= 2 * FEWEST and refused < 0.85 * count
-        if self.belief == "rate" and self._stage == GUESSED and self._sure > SURE and is_mixed and now > self._strays_after:
+        if (
+            self.belief == "rate"
+            and self._stage == GUESSED
+            and self._sure > SURE
+            and is_mixed
+            and now > self._strays_after
+        ):
             self._believe_strays(now)
         elif self.belief == "rate" and self._stage == PROVEN and self.pace.is_above(now):
             self._touch(now, is_closed)
@@ -299,7 +317,9 @@ class Refusals:
         if belief != self.belief:
             self.belief, self.since = belief, now
         level = self._level
-        self.changes.append(f"{belief}: {evidence} (refused {level.refused} of {level.count}, {self._streak} in a row)")
+        self.changes.append(
+            f"{belief}: {evidence} (refused {level.refused} of {level.count}, {self._streak} in a row)"
+        )
 
     def _restart(self) -> None:
         self._level = _Level(self._number, self._number)
@@ -354,7 +374,12 @@ class Refusals:
             self._restart()
         elif is_proven and self._early < 3:
             self._touch(now, is_closed)
-        elif self.belief == "rate" and self._stage == GUESSED and self.pace.has_grown(now) and taken >= 2 * FEWEST:
+        elif (
+            self.belief == "rate"
+            and self._stage == GUESSED
+            and self.pace.has_grown(now)
+            and taken >= 2 * FEWEST
+        ):
             self._more_hurts(now, is_closed, taken)
         elif self.belief == "rate" and self._stage == LESS_HELPS and taken > 0:
             self._stage = PROVEN
@@ -408,7 +433,9 @@ class Refusals:
             self._strays_after = now + SURE * 2.0 ** min(self._refuted, FEWEST)
         self.pace.guess(now, rate, self._close(now, is_closed))
         self.at_once.forget()
-        self._believe(now, "rate", f"testing {rate:.3g} requests/s" + (", nothing is taken" if is_closed else ""))
+        self._believe(
+            now, "rate", f"testing {rate:.3g} requests/s" + (", nothing is taken" if is_closed else "")
+        )
         self._stage, self.share = GUESSED, 0.0
         self._sure = 0.0 if is_new else self._sure
         self._level = _Level(self._number, self._number, ratio=0.5)
