@@ -24,7 +24,7 @@ from .breaker import CircuitBreaker, Judgement
 from .bucket import EPSILON
 from .concurrency import ConcurrencyController, FixedConcurrency
 from .limits import Limiter, LimitGrant
-from .refusals import Refusals
+from .refusals import Attempt, Refusals
 from .window import SlidingWindow, WindowEntry
 
 Charge = Literal["auto", "reserved", "used"]
