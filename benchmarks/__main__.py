@@ -39,24 +39,34 @@ def main() -> None:
     parser.add_argument("scenario", nargs="*", choices=[[], *SCENARIOS], metavar="SCENARIO")
     parser.add_argument("--rows", type=int, help="instead of each scenario's own number")
     parser.add_argument("--repeat", type=int, default=3, help="runs of overhead, tls and latency [3]")
+    parser.add_argument(
+        "--check", action="store_true", help="overhead: fail where CPU or memory became worse than stored"
+    )
     arguments = parser.parse_args()
+    if arguments.check and arguments.scenario != ["overhead"]:
+        parser.error("--check is for the scenario overhead alone")
     with tempfile.TemporaryDirectory(prefix="captionmill-bench-") as name:
         for scenario in arguments.scenario or SCENARIOS:
             folder = Path(name) / scenario
             folder.mkdir()
-            SCENARIOS[scenario](folder, arguments.rows, arguments.repeat)
+            costs = SCENARIOS[scenario](folder, arguments.rows, arguments.repeat)
             print(flush=True)
+            if arguments.check and costs is not None:
+                check(*costs)
 
 
 # ------------------------------------------------------------------------------- scenarios
 
 
-def overhead(folder: Path, rows: int | None, repeat: int) -> None:
+def overhead(folder: Path, rows: int | None, repeat: int) -> tuple[Cost, Cost]:
+    """Returns the medians of the minimal client and of captionmill."""
     rows = rows or (5000 if has_nginx() else 1000)
     manifest = draw(folder, rows, kilobytes=80)
     where = "nginx" if has_nginx() else "the built-in endpoint"
     with nginx(folder / "nginx") if has_nginx() else builtin() as url:
-        _print_costs(f"overhead: {rows:,} rows, 80 KB each, 64 at once, {where}", url, manifest, 64, repeat)
+        return _print_costs(
+            f"overhead: {rows:,} rows, 80 KB each, 64 at once, {where}", url, manifest, 64, repeat
+        )
 
 
 def tls(folder: Path, rows: int | None, repeat: int) -> None:
@@ -123,7 +133,7 @@ def _print_limit(title: str, counts: dict[str, object], rows: int, cost: Cost) -
     print(LIMITS.format(title, share, refused, f"{cost.wall:.0f}"), flush=True)
 
 
-def _print_costs(title: str, url: str, manifest: Path, concurrency: int, repeat: int) -> None:
+def _print_costs(title: str, url: str, manifest: Path, concurrency: int, repeat: int) -> tuple[Cost, Cost]:
     """Both clients by turns, so that a slow minute of the machine hits both; medians."""
     rows = len(manifest.read_text().splitlines())
     clients: dict[str, Callable[[], Cost]] = {
@@ -143,6 +153,21 @@ def _print_costs(title: str, url: str, manifest: Path, concurrency: int, repeat:
     floor, ours = medians["minimal client"], medians["captionmill"]
     print(COSTS.format("ratio", f"{ours.wall / floor.wall:.2f}", f"{floor.wall / ours.wall:.2f}",
                        f"{ours.cpu / floor.cpu:.2f}", f"{ours.memory / floor.memory:.2f}", ""))  # fmt: skip
+    return floor, ours
+
+
+def check(floor: Cost, ours: Cost) -> None:
+    """Compare the ratios to the minimal client with overhead.json. Raises SystemExit where one is 10 % worse."""
+    stored = json.loads(Path(__file__).with_name("overhead.json").read_text())
+    measured = {"cpu": ours.cpu / floor.cpu, "memory": ours.memory / floor.memory}
+    worse = [
+        f"{name}: {ratio:.2f} times the minimal client, {stored[name]:.2f} are stored"
+        for name, ratio in measured.items()
+        if ratio > stored[name] * 1.1
+    ]
+    if worse:
+        raise SystemExit("overhead became worse by more than 10 %\n" + "\n".join(worse))
+    print("overhead: no worse than stored")
 
 
 def _median(runs: list[Cost]) -> Cost:
@@ -174,7 +199,7 @@ def draw(folder: Path, rows: int, kilobytes: int) -> Path:
     return manifest
 
 
-SCENARIOS: dict[str, Callable[[Path, int | None, int], None]] = {
+SCENARIOS: dict[str, Callable[[Path, int | None, int], tuple[Cost, Cost] | None]] = {
     "overhead": overhead,
     "tls": tls,
     "latency": latency,

@@ -11,8 +11,8 @@ from captionmill.nouns.errors import RunError, UsageError
 
 from . import exit_codes
 from .no_pandas import without_pandas
-from .output import silence
-from .signals import leave_at_once, on_signals, raise_interrupts
+from .output import make_printable, silence
+from .signals import leave_at_once, raise_interrupts
 
 # A new command takes one line here and one file, jobs/NAME.py with a function main(argv) -> exit code:
 # label belongs to work, review to look, export to a group of its own.
@@ -24,6 +24,7 @@ GROUPS = {
     "look": {
         "status": "progress, tokens and cost of a run, also while it is running",
         "report": "rows, tokens, cost and errors of one run or several; writes report.html",
+        "models": "models of an endpoint, with price and image rule of each",
         "gallery": "static pages with image, caption, tokens and cost of each row",
     },
     "serve": {
@@ -38,6 +39,7 @@ COMMANDS = {name: text for group in GROUPS.values() for name, text in group.item
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit code (see README)."""
     argv = sys.argv[1:] if argv is None else argv
+    make_printable()
     # no command multiplies matrices: numpy need not start a BLAS thread for each core
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if argv and argv[0] in COMMANDS:
@@ -69,7 +71,7 @@ def run_job(command: str, argv: list[str]) -> int:
     Until the command calls `raise_interrupts`, a signal ends the process without a traceback.
     """
     try:
-        on_signals(leave_at_once)
+        leave_at_once()
         with without_pandas():
             job = importlib.import_module(f".{command}", __package__)
             code = int(job.main(argv))

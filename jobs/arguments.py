@@ -9,36 +9,37 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import os
 import re
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from captionmill.nouns.config import GROUPS, EndpointEntry, PriceTable, RunConfig
+from captionmill.nouns.config import GROUPS, EndpointEntry, Price, PriceTable, RunConfig
 from captionmill.nouns.errors import UsageError
+from captionmill.wiring.addresses import default_run_path
 from pydantic import ValidationError
 
-from .parser import Parser
+from .parser import Parser, user_path
 
 if TYPE_CHECKING:
-    from captionmill.nouns.address import Address
     from pydantic.fields import FieldInfo
 
-DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _JSON_SETTINGS = frozenset({"logit_bias", "response_format", "tools", "tool_choice"})
+_WORD = re.compile(r"[A-Za-z][\w./-]*")  # of --param: text, since as JSON it would be a mistake
 _REPEATED_SETTINGS = frozenset({"stop", "param"})
-_SWITCHES = frozenset({"logprobs", "strip_metadata", "allow_outside", "allow_remote"})
+_SWITCHES = frozenset({"logprobs", "keep_thinking", "strip_metadata", "allow_outside", "allow_remote"})
 
 
 def add_source(parser: Parser) -> None:
     """Add SOURCE and -o."""
     parser.add_argument(
-        "source", type=Path, nargs="?", help="a folder, or a .csv, .jsonl or .parquet manifest"
+        "source",
+        type=user_path,
+        nargs="?",
+        help="a folder, or a .csv, .tsv, .json, .jsonl or .parquet manifest",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="RUN", help="the run folder [SOURCE's name + -captions]"
+        "-o", "--output", type=user_path, metavar="RUN", help="the run folder [SOURCE's name + -captions]"
     )
 
 
@@ -72,7 +73,7 @@ def read_source(arguments: argparse.Namespace) -> tuple[Path, Path]:
     """
     source: Path | None = arguments.source
     if source is None:
-        raise UsageError("SOURCE is needed: a folder, or a .csv, .jsonl or .parquet manifest")
+        raise UsageError("SOURCE is needed: a folder, or a .csv, .tsv, .json, .jsonl or .parquet manifest")
     return source, arguments.output or default_run_path(source)
 
 
@@ -90,7 +91,7 @@ def add_settings(parser: Parser) -> None:
                 )
     parser.add_argument(
         "--config",
-        type=Path,
+        type=user_path,
         metavar="TOML",
         help="a file with settings by the same names (flags win); also [[endpoint]] entries for several endpoints and"
         " keys, and [prices]",
@@ -108,7 +109,7 @@ def _flag_options(name: str, setting: FieldInfo) -> dict[str, Any]:
     options: dict[str, Any] = {"dest": name, "default": None, "help": text.replace("%", "%%")}
     if name in _SWITCHES:
         return options | {"action": argparse.BooleanOptionalAction}
-    metavar = "NAME=JSON" if name == "param" else name.upper()
+    metavar = "NAME=VALUE" if name == "param" else name.upper()
     return options | {"metavar": metavar, "action": "append" if name in _REPEATED_SETTINGS else "store"}
 
 
@@ -139,13 +140,19 @@ def read_settings(arguments: argparse.Namespace) -> RunConfig:
     if arguments.prompt_file is not None:
         if "prompt" in flags:
             raise UsageError("--prompt and --prompt-file: give one of them, not both")
-        flags["prompt"] = _read_prompt(Path(arguments.prompt_file))
+        flags["prompt"] = _read_prompt(user_path(arguments.prompt_file))
     elif "prompt_file" in file and "prompt" not in flags and file_path is not None:
-        flags["prompt"] = _read_prompt(file_path.parent / str(file["prompt_file"]))
+        flags["prompt"] = _read_prompt(file_path.parent / user_path(str(file["prompt_file"])))
     file.pop("prompt_file", None)
     if "output" in file and getattr(arguments, "output", None) is None and file_path is not None:
-        arguments.output = file_path.parent / str(file["output"])
+        arguments.output = file_path.parent / user_path(str(file["output"]))
     file.pop("output", None)
+    both = {"max_tokens", "max_completion_tokens"}
+    if both <= file.keys() | flags.keys():
+        raise UsageError(
+            "--max-tokens and --max-completion-tokens: give one of them, not both (newer OpenAI models want"
+            " --max-completion-tokens, most other endpoints --max-tokens)"
+        )
     try:
         return RunConfig.model_validate(file | flags)
     except ValidationError as error:
@@ -168,53 +175,21 @@ def read_prices(path: Path | None) -> PriceTable | None:
         raise UsageError("\n".join(dict.fromkeys(lines))) from None
 
 
-def read_endpoints(config: RunConfig) -> tuple[Address, ...]:
-    """Address and key of each endpoint, from the settings and the environment.
+def read_endpoint_prices(path: Path | None) -> dict[str, Price | None]:
+    """The prices of the [[endpoint]] entries of a TOML file, by the endpoint's name in the column `endpoint`.
 
-    Raises UsageError if a key is missing or cannot be one, or an address is wrong.
+    path: None for no file. Raises UsageError if an entry is broken.
     """
-    entries = config.endpoints()
-    endpoints = [_read_endpoint(entry) for entry in entries]
-    names = [endpoint.name for endpoint in endpoints]
-    for number, (endpoint, entry) in enumerate(zip(endpoints, entries, strict=True)):
-        if names.count(endpoint.name) > 1:
-            label = next(
-                label
-                for label in (entry.api_key_env, f"{entry.api_key_env}, {entry.model}", f"entry {number + 1}")
-                if label not in {e.label for e in endpoints[:number]}
-            )
-            endpoints[number] = replace(endpoint, label=label)
-    return tuple(endpoints)
+    from captionmill.wiring.addresses import names_of
 
-
-def _read_endpoint(entry: EndpointEntry) -> Address:
-    from captionmill.nouns.address import Address, chat_completions_url
-
-    base_url = entry.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
-    key = os.environ.get(entry.api_key_env, "").strip() or None
-    endpoint = Address(chat_completions_url(base_url), key)
-    if key is None and not endpoint.is_local:
-        raise UsageError(
-            f"no key: set the variable {entry.api_key_env} to the key for {endpoint.name}"
-            " (or name another variable with --api-key-env, or api_key_env in its [[endpoint]])"
-        )
-    if key is not None and not (key.isascii() and key.isprintable()):
-        raise UsageError(
-            f"the key in {entry.api_key_env} has characters that cannot be part of a key (only printable ASCII can)"
-        )
-    return endpoint
-
-
-def default_run_path(source: Path) -> Path:
-    """The run folder of a source, in the working directory: photos/ -> photos-captions, data.csv -> data-captions.
-
-    Raises UsageError if the path cannot be resolved.
-    """
+    file, _ = _read_toml(path)
     try:
-        path = source.resolve()
-        return Path(f"{path.stem if path.is_file() else path.name}-captions")
-    except (OSError, RuntimeError) as error:  # a name that is too long, a link to itself
-        raise UsageError(f"{source}: cannot be read ({error})") from None
+        entries = [EndpointEntry.model_validate(entry) for entry in file.get("endpoint", ())]
+    except ValidationError as error:
+        places = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
+        raise UsageError(f"{path}: [[endpoint]]: {places}: {error.errors()[0]['msg']}") from None
+    asked = [e if e.model else e.model_copy(update={"model": file.get("model")}) for e in entries]
+    return {name: entry.price for name, entry in zip(names_of(asked), entries, strict=True)}
 
 
 # ------------------------------------------------------------------------------- flags
@@ -234,6 +209,8 @@ def _parameter(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise UsageError(f"--param {text!r}: NAME=JSON is needed, for example --param top_k=40")
+    if _WORD.fullmatch(value) and value not in ("true", "false", "null", "NaN", "Infinity"):
+        return name, value
     return name, _json(f"--param {name}", value)
 
 

@@ -21,14 +21,13 @@ from .arguments import (
     add_resume_flags,
     add_settings,
     add_source,
-    read_endpoints,
     read_retry_failed,
     read_settings,
     read_source,
 )
 from .open_files import make_room
-from .output import tell
-from .parser import Parser
+from .output import TERMINAL
+from .parser import Parser, user_path
 from .signals import raise_interrupts
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def _parser() -> Parser:
     parser.rare(
         parser.add_argument(
             "--debug-log",
-            type=Path,
+            type=user_path,
             metavar="FILE",
             help="write failed attempts, the state of each endpoint and the lag of the event loop to FILE",
         )
@@ -91,15 +90,16 @@ def _parser() -> Parser:
 def job_of(arguments: Namespace) -> Job:
     """What to run, from flags, TOML and environment. Raises UsageError."""
     retry_failed = read_retry_failed(arguments)
-    config = make_room(read_settings(arguments), tell)
+    config = make_room(read_settings(arguments), TERMINAL)
     source, run_path = read_source(arguments)
+    from captionmill.wiring.addresses import read_addresses
     from captionmill.wiring.session import Job
 
     return Job(
         source=source,
         run_path=run_path,
         config=config,
-        endpoints=read_endpoints(config),
+        addresses=read_addresses(config),
         retry_failed=retry_failed,
         is_moved=arguments.moved,
     )

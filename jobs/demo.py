@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import exit_codes
-from .parser import Parser
+from .parser import Parser, user_path
 from .signals import raise_interrupts
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     """Run the demo. Returns 0 if every sample was answered, except the broken one."""
     parser = Parser("captionmill demo", __doc__)
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("demo-captions"), help="the run folder [demo-captions]"
+        "-o", "--output", type=user_path, default=Path("demo-captions"), help="the run folder [demo-captions]"
     )
     run_path = parser.parse(argv).output
     from captionmill.store.folder import RunFolder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +19,7 @@ from captionmill.store.folder import RunFolder
 from tqdm import tqdm
 
 from .arguments import read_retry_failed, read_settings, read_source
+from .output import TERMINAL
 from .table import as_lines
 
 _MOST_CHEAPER = 4
@@ -37,7 +38,7 @@ def show(
     source, run_path = read_source(arguments)
     options = Options(tuple(compare), sample, retry_failed, arguments.moved)
     with tqdm(unit="row", disable=is_json or not sys.stderr.isatty(), leave=False, dynamic_ncols=True) as bar:
-        plan = make_plan(source, run_path, config, options, tell=_tell(is_json), looked_at=_advance(bar))
+        plan = make_plan(source, run_path, config, options, _View(bar, is_json))
     prices = PriceBook(config.prices)
     if is_json:
         print(json.dumps(_as_json(plan, config, prices), indent=2))
@@ -48,16 +49,19 @@ def show(
     print(as_text(plan, config, prices, spent))
 
 
-def _tell(is_json: bool) -> Callable[[str], None]:
-    return lambda text: None if is_json else print(text, file=sys.stderr)
+class _View:
+    """A console with a bar; a plan as JSON prints no lines beside it."""
 
+    def __init__(self, bar: tqdm[Any], is_json: bool) -> None:
+        self._bar, self._is_json = bar, is_json
 
-def _advance(bar: tqdm[Any]) -> Callable[[int, int], None]:
-    def looked_at(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
+    def tell(self, text: str) -> None:
+        if not self._is_json:
+            TERMINAL.tell(text)
 
-    return looked_at
+    def advance(self, done: int, total: int) -> None:
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
 
 
 # ------------------------------------------------------------------------------- text

@@ -9,15 +9,19 @@ RUN/gallery/index.html in a browser; the pages load nothing from the network.
 
 from __future__ import annotations
 
+import re
 import sys
 from argparse import Namespace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from captionmill.nouns.errors import UsageError
 
 from . import exit_codes
-from .parser import Parser, positive
+from .parser import Parser, positive, user_path
 from .signals import raise_interrupts
+
+if TYPE_CHECKING:
+    from captionmill.pages.selection import Filter
 
 ROWS_PER_PAGE = 200
 
@@ -29,13 +33,14 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser("captionmill gallery", __doc__)
-    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument("run", type=user_path, help="the run folder")
     parser.add_argument(
         "--filter",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="only rows with this text in this column, for example finish=length or status=failed; may be repeated",
+        help="only rows with this text or number in this column, for example finish=length or attempts=3; numbers also with"
+        " != > >= < <= in quotes: 'cost_usd>0.01'; may be repeated",
     )
     parser.add_argument("--sample", type=positive, metavar="N", help="random sample of N rows [all]")
     parser.add_argument("--seed", type=int, default=0, help="random seed of --sample and --sort random [0]")
@@ -55,7 +60,8 @@ def _parser() -> Parser:
 
 
 def _write(arguments: Namespace) -> int:
-    from captionmill.pages.gallery import View, write_gallery
+    from captionmill.pages.gallery import write_gallery
+    from captionmill.pages.selection import View
     from captionmill.store.folder import RunFolder
 
     raise_interrupts()
@@ -73,11 +79,15 @@ def _write(arguments: Namespace) -> int:
     return exit_codes.ANSWERED
 
 
-def _filter(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"--filter {text!r}: NAME=VALUE is needed, for example finish=length")
-    return name, value
+def _filter(text: str) -> Filter:
+    from captionmill.pages.selection import Filter
+
+    found = re.fullmatch(r"\s*(\w+)\s*(!=|>=|<=|=|>|<)(.*)", text, re.S)
+    if found is None:
+        raise UsageError(
+            f"--filter {text!r}: NAME=VALUE is needed, for example finish=length or 'cost_usd>0.01'"
+        )
+    return Filter(column=found[1], value=found[3].strip(), sign=found[2])
 
 
 if __name__ == "__main__":

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from captionmill.nouns.errors import UsageError
 
 if TYPE_CHECKING:
     from captionmill.nouns.config import RunConfig
+    from captionmill.nouns.console import Console
 
 FOR_THE_REST = 64  # files besides connections: journal, parts, images, Python itself
 
 
-def make_room(config: RunConfig, tell: Callable[[str], None]) -> RunConfig:
+def make_room(config: RunConfig, console: Console) -> RunConfig:
     """The configuration with `max_concurrency` lowered to the connections that may be open.
 
-    tell: gets a line when it was lowered. Raises UsageError if --concurrency asks for more than the system
+    console: gets a line when it was lowered. Raises UsageError if --concurrency asks for more than the system
     allows.
     """
     entries = config.endpoints()
@@ -37,8 +37,8 @@ def make_room(config: RunConfig, tell: Callable[[str], None]) -> RunConfig:
     most = (allowed - FOR_THE_REST - given) // found_out if found_out else 0
     if most < 1:
         raise UsageError(
-            f"{needed - FOR_THE_REST} requests at once need {needed} open files and this system allows {allowed}:"
+            f"{needed - FOR_THE_REST} requests in flight need {needed} open files and this system allows {allowed}:"
             f" raise it (ulimit -n), or --concurrency {max(1, allowed - FOR_THE_REST)}"
         )
-    tell(f"at most {most} requests at once: this system allows {allowed} open files (ulimit -n)")
+    console.tell(f"at most {most} requests in flight: this system allows {allowed} open files (ulimit -n)")
     return config.model_copy(update={"max_concurrency": most})

@@ -6,7 +6,9 @@ Imports nothing but the standard library, so that a command without settings sta
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from captionmill.nouns.errors import UsageError
@@ -58,6 +60,8 @@ class Parser(argparse.ArgumentParser):
             flag = rest[0].partition("=")[0]
             near = difflib.get_close_matches(flag, self._option_string_actions, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
+            if "--param" in self._option_string_actions and (other := _hint(flag, argv, near)):
+                hint = other
             self.error(f"unknown argument {rest[0]!r}{hint}")
         return known
 
@@ -82,3 +86,22 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError("a number from 1 is needed")
     return int(text)
+
+
+def user_path(text: str) -> Path:
+    """A path, for arguments; ~ is the home folder, also in --output=~/captions, where no shell sees it."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  a relative path stays as it is
+
+
+def _hint(unknown: str, argv: Sequence[str], near: Sequence[str]) -> str | None:
+    """What may have been meant by an argument that a command with settings does not know."""
+    if unknown.startswith("--"):
+        name = unknown[2:].replace("-", "_")
+        value = argv[argv.index(unknown) + 1] if unknown in argv[:-1] else "VALUE"
+        value = next((a.partition("=")[2] for a in argv if a.startswith(f"{unknown}=")), value)
+        also = f"did you mean {near[0]}? " if near else ""
+        return f"; {also}A parameter of the API without a flag is given as --param {name}={value}"
+    if not unknown.startswith("-"):
+        folder = os.path.dirname(unknown) or "."  # noqa: PTH120
+        return f"; several files are given as their folder: {os.path.join(folder, '')}"  # noqa: PTH118
+    return None

@@ -6,12 +6,14 @@ import asyncio
 import sys
 import time
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from captionmill.nouns.money import money
 from captionmill.wiring.live import EndpointState
 from captionmill.wiring.session import Session
-from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 BAR_SECONDS = 0.25
 LINE_SECONDS = 30.0
@@ -23,6 +25,8 @@ async def show(session: Session) -> None:
         while True:
             await asyncio.sleep(LINE_SECONDS)
             print(line(session), file=sys.stderr, flush=True)
+    from tqdm import tqdm
+
     with tqdm(total=session.tally.total, unit="row", dynamic_ncols=True, smoothing=0.05) as bar:
         try:
             while True:
@@ -57,12 +61,18 @@ def _facts(session: Session) -> str:
     working = [s for s in states if s.disabled is None]
     facts = [_tokens(working), *money_facts(session)]
     facts.append(f"{session.in_flight}/{sum(s.most_in_flight for s in working)} in flight")
+    if session.trouble is not None:
+        facts.insert(0, f"CANNOT SAVE: {session.trouble}")
     if tally.retries:
         facts.append(f"{tally.retries} retries")
     if tally.failed:
         facts.append(f"{tally.failed} failed")
+    if tally.empty:
+        facts.append(f"{tally.empty} empty")
     if working and (seconds := min(s.paused_seconds for s in working)) > 0:
         facts.append(f"paused {seconds:.0f} s")
+    if refusal := next((s.refusal for s in working if s.refusal), None):
+        facts.append("".join(c if c.isprintable() else " " for c in refusal[:120]))
     facts += [s.limited_by for s in working if s.limited_by is not None][:1]
     if len(working) < len(states):
         facts.append(f"{len(states) - len(working)} of {len(states)} endpoints disabled")

@@ -8,24 +8,24 @@ damage and changes nothing.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from . import exit_codes
-from .parser import Parser
+from .output import TERMINAL
+from .parser import Parser, user_path
 from .signals import raise_interrupts
 
 
 def main(argv: list[str]) -> int:
     """Repair one run and print the result. Raises UsageError if the folder is no run, RunError if it is in use."""
     parser = Parser("captionmill repair", __doc__)
-    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument("run", type=user_path, help="the run folder")
     path = parser.parse(argv).run
     from captionmill.store.folder import RunFolder
     from captionmill.wiring.repair import repair
 
     raise_interrupts()
     folder = RunFolder(path)
-    done = repair(folder, tell=lambda text: print(text, file=sys.stderr))
+    done = repair(folder, TERMINAL)
     print(f"{folder.path}: {done.kept:,} answers kept, {done.lost:,} known to be lost")
     if done.settings_lost:
         print(

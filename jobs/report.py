@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 from captionmill.nouns.errors import UsageError
 from captionmill.nouns.money import money
 
-from .parser import Parser
+from .parser import Parser, user_path
 from .signals import raise_interrupts
 from .table import as_lines
 
 if TYPE_CHECKING:
     from captionmill.accounts.report import Line, Report
+    from captionmill.nouns.config import Price
     from captionmill.rules.prices import PriceBook
 
 _COUNTS = (
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser("captionmill report", __doc__)
-    parser.add_argument("run", type=Path, nargs="+", help="run folders")
+    parser.add_argument("run", type=user_path, nargs="+", help="run folders")
     parser.add_argument(
         "--by",
         default="model",
@@ -81,7 +82,9 @@ def _parser() -> Parser:
         action="store_true",
         help="compute all costs again: by [prices] of --config, then by the list prices of the day of each answer",
     )
-    parser.add_argument("--config", type=Path, metavar="TOML", help="the file with [prices] for --reprice")
+    parser.add_argument(
+        "--config", type=user_path, metavar="TOML", help="the file with [prices] for --reprice"
+    )
     return parser
 
 
@@ -90,11 +93,11 @@ def _report(arguments: Namespace) -> int:
     from captionmill.pages.report_page import write_report
     from captionmill.store.folder import RunFolder
 
-    prices = _prices(arguments.config) if arguments.reprice else None
+    prices, own = _prices(arguments.config) if arguments.reprice else (None, None)
     raise_interrupts()
     folders = [RunFolder(path) for path in arguments.run]
     by = list(dict.fromkeys(name.strip() for name in arguments.by.split(",")))
-    report = read_report(folders, by, prices)
+    report = read_report(folders, by, prices, own=own)
     if arguments.csv:
         _print_csv(report)
     elif arguments.json:
@@ -105,13 +108,16 @@ def _report(arguments: Namespace) -> int:
     return 0
 
 
-def _prices(config: Path | None) -> PriceBook:
-    """The prices of a TOML file, else list prices. config: None for list prices only. Raises UsageError."""
+def _prices(config: Path | None) -> tuple[PriceBook, dict[str, Price | None]]:
+    """The prices of a TOML file, else list prices, and those of its [[endpoint]] entries by name.
+
+    config: None for list prices only. Raises UsageError.
+    """
     from captionmill.rules.prices import PriceBook
 
-    from .arguments import read_prices
+    from .arguments import read_endpoint_prices, read_prices
 
-    return PriceBook(read_prices(config))
+    return PriceBook(read_prices(config)), read_endpoint_prices(config)
 
 
 # ------------------------------------------------------------------------------- text
@@ -132,6 +138,10 @@ def as_text(report: Report) -> str:
             f"cost            {money(total.cost_usd, report.currency, 6)} in total,"
             f" {money(total.cost_per_answer, report.currency, 6)} per answer,"
             f" {money(total.cost_per_row, report.currency, 6)} per row"
+        )
+    if report.empty:
+        lines.append(
+            f"empty           {report.empty:,} answers have no caption, and were billed; --retry-failed empty asks again"
         )
     if report.unpriced_models:
         lines.append(
@@ -166,7 +176,7 @@ def _spread_table(report: Report) -> list[str]:
     rows = [titles]
     for name, spread in report.spreads.items():
         if spread.count:
-            figures = (spread.mean, *(spread.percentile(p) for p in _PERCENTILES), spread.most)
+            figures = (spread.mean, *(spread.percentile(p) for p in _PERCENTILES), spread.maximum)
             rows.append((_SPREAD_TITLES[name], *(_figure(name, figure) for figure in figures)))
     return as_lines(rows) if len(rows) > 1 else []
 
@@ -246,6 +256,8 @@ def _as_json(report: Report) -> dict[str, Any]:
         "finish": report.finishes,
         "errors": report.errors,
         "answers_without_usage": report.without_usage,
+        "answers_with_absurd_usage": report.absurd_usage,
+        "empty_answers": report.empty,
         "no_price": report.unpriced_models,
         "cut_off": {"answers": report.cut.answers, "cost": _plain(report.cut.cost_usd)},
         "attempts_without_answer": {
@@ -270,7 +282,7 @@ def _line_as_json(line: Line) -> dict[str, Any]:
 
 def _spread_as_json(report: Report, name: str) -> dict[str, float]:
     spread = report.spreads[name]
-    return {"average": spread.mean, "most": spread.most} | {
+    return {"average": spread.mean, "most": spread.maximum} | {
         f"p{percent}": spread.percentile(percent) for percent in _PERCENTILES
     }
 

@@ -3,52 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import sys
 
 from captionmill.nouns.config import DEFAULT_PROMPT
-from captionmill.nouns.errors import RunError
+from captionmill.nouns.errors import AnswerError, RunError
 from captionmill.store.journal import Journal
 from captionmill.wiring.session import Job, Session
 
 from . import exit_codes, progress
-from .output import print_line, tell
-from .signals import leave_at_once, on_signals
-
-# what to do about the error that stopped a run, by its kind
-HINTS = {
-    "bad_key": "{endpoint} refused the key in the variable {key_env}: check it",
-    "no_permission": "this key may not use this model or this endpoint: {endpoint}",
-    "no_quota": "the account of the key in {key_env} has no money left at {endpoint}",
-    "model_not_found": "check --model and the address {endpoint}",
-    "wrong_address": "check the address: {endpoint}",
-    "cannot_connect": "check the network and the address {endpoint}",
-    "tls": "check the address {endpoint} and the clock of this machine; if your network has its own certificate authority,"
-    " set the variable SSL_CERT_FILE to the file with its certificate",
-    "disk": "make room on the disk",
-    "budget": "go on with a larger budget, or see what was spent: captionmill report {run}",
-    "no_access": "give this user the right to write into {run}",
-    "folder_gone": "put {run} back, or start again with another -o",
-    "usage_anomaly": "use another endpoint or model with a new -o, or continue with --on-usage-anomaly warn; the answers"
-    " that showed it are kept",
-    "open_files": "raise the limit (ulimit -n), or give a smaller --concurrency",
-}
+from .output import TERMINAL, print_line, tell
+from .signals import leave_at_once
+from .tuning import tune
 
 
 def run(job: Job) -> int:
     """One start of a run, from the checks to the summary. Returns the exit code."""
-    on_signals(leave_at_once)  # until the loop has handlers of its own
+    leave_at_once()  # until the loop has handlers of its own
     try:
-        session = Session.open(job, tell=tell)
+        session = Session.open(job, TERMINAL)
     except RunError as error:
         tell(f"captionmill caption: stopped: {error}")
         _tell_hint(error, job, 0)
         return exit_codes.STOPPED
     stopped_by: RunError | None = None
-    # all objects so far live to the end: the collector need not visit them again (measured: -8 % CPU)
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    tune()
     try:
         _tell_what_was_found(job, session)
         asyncio.run(_run(session))
@@ -61,18 +40,35 @@ def run(job: Job) -> int:
 
 def _tell_what_was_found(job: Job, session: Session) -> None:
     survey = session.survey
+    if folders := survey.system_folders.count:
+        tell(f"left out {_count(folders, 'system folder')}: {survey.system_folders}")
+    if folders := survey.unreadable_folders.count:
+        tell(
+            f"warning: {_count(folders, 'folder')} cannot be read and {'is' if folders == 1 else 'are'} left out"
+            f" (--strict makes this an error): {survey.unreadable_folders}"
+        )
     if survey.repeated:
-        tell(f"ignored {survey.repeated} duplicate rows (same id, same content)")
+        tell(f"ignored {_count(survey.repeated, 'duplicate row')} (same id, same content)")
     if survey.skipped:
         more = ", ..." if survey.skipped > len(survey.skipped_names) else ""
-        tell(f"skipped {survey.skipped} files that are not images: {', '.join(survey.skipped_names)}{more}")
+        files = (
+            "1 file that is no image"
+            if survey.skipped == 1
+            else f"{survey.skipped:,} files that are not images"
+        )
+        tell(f"skipped {files}: {', '.join(survey.skipped_names)}{more}")
     if survey.own_prompts and job.config.prompt != DEFAULT_PROMPT:
         tell(f"{survey.own_prompts} rows have their own prompt; --prompt applies to the others")
-    names = [endpoint.name for endpoint in job.endpoints]
+    names = [endpoint.name for endpoint in job.addresses]
     if session.endpoints_before not in (None, names):
         tell(f"earlier starts of this run used {', '.join(session.endpoints_before or ())}")
     models = " and ".join(dict.fromkeys(endpoint.model for endpoint in session.endpoints))
-    tell(f"{survey.total:,} rows for {models} at {' and '.join(names)}")
+    tell(f"{_count(survey.total, 'row')} for {models} at {' and '.join(names)}")
+
+
+def _count(number: int, noun: str) -> str:
+    """1 row, 2 rows."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 async def _run(session: Session) -> None:
@@ -103,6 +99,11 @@ def _sum_up(job: Job, session: Session, stopped_by: RunError | None) -> int:
     failed = _count_failed(session)
     if failed:
         _tell_failures(session, failed)
+    if session.tally.empty:
+        tell(
+            f"{session.tally.empty:,} answers are empty: billed, without a caption (the column reasoning may say why; a"
+            " larger --max-tokens leaves room for the answer). --retry-failed empty asks these rows again"
+        )
     print_line(str(session.folder.results), sys.stdout)
     if session.is_interrupted and left:
         return _interrupted(session, left)
@@ -130,7 +131,7 @@ def _tell_what_was_done(session: Session, left: int, stopped_by: RunError | None
 def _tell_failures(session: Session, failed: int) -> None:
     kinds = ", ".join(f"{count} {kind}" for kind, count in session.tally.failures_by_kind.items())
     tell(
-        f"{failed:,} rows have no answer{f' ({kinds})' if kinds else ''}: see {session.folder.failures};"
+        f"{_count(failed, 'row')} {'has' if failed == 1 else 'have'} no answer{f' ({kinds})' if kinds else ''}: see {session.folder.failures};"
         " --retry-failed tries them again"
     )
 
@@ -142,7 +143,7 @@ def _interrupted(session: Session, left: int) -> int:
         else ""
     )
     tell(
-        f"interrupted: {left:,} rows are left; every recorded answer is saved.{billed}"
+        f"interrupted: {_count(left, 'row')} {'is' if left == 1 else 'are'} left; every recorded answer is saved.{billed}"
         " Run the same command to resume"
     )
     return exit_codes.INTERRUPTED
@@ -154,18 +155,34 @@ def _stopped(job: Job, session: Session, stopped_by: RunError, left: int) -> int
         _tell_hint(endpoint.disabled or stopped_by, job, number)
         if endpoint.disabled is None:
             break
-    remedy = "Raise the budget" if stopped_by.kind == "budget" else "Fix this"
+    remedy = "Raise the budget" if stopped_by.facts.concerns == "budget" else "Fix this"
     tell(
-        f"{left:,} rows are left; every recorded answer is saved. {remedy}, then run the same command to resume"
+        f"{_count(left, 'row')} {'is' if left == 1 else 'are'} left; every recorded answer is saved. {remedy}, then run the same command to resume"
     )
     return exit_codes.STOPPED
 
 
 def _tell_hint(error: RunError, job: Job, number: int) -> None:
     """What to do about the error. number: of the endpoint that it is about, counted from 0."""
-    if hint := HINTS.get(error.kind):
-        url, entry = job.endpoints[number].url, job.config.endpoints()[number]
+    if hint := error.facts.hint:
+        url, entry = job.addresses[number].url, job.config.endpoints()[number]
         tell("  " + hint.format(key_env=entry.api_key_env, endpoint=url.partition("?")[0], run=job.run_path))
+    if error.facts.is_about_a_name:
+        _tell_nearest(job, number)
+
+
+def _tell_nearest(job: Job, number: int) -> None:
+    """Ask the endpoint once for its models, and name the one that was probably meant; nothing where it has no list."""
+    from captionmill.rules.model_list import nearest
+    from captionmill.wiring.model_names import fetch_models
+
+    asked = job.config.endpoints()[number].model or job.config.model
+    try:
+        names = asyncio.run(fetch_models(job.addresses[number], job.config.proxy))
+    except AnswerError:
+        return
+    if near := nearest(names, asked):
+        tell(f"  did you mean --model {near}? The endpoint lists {len(names):,} models")
 
 
 def _count_failed(session: Session) -> int:

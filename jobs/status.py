@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from captionmill.nouns.money import money
 
 from . import exit_codes
-from .parser import Parser
+from .parser import Parser, user_path
 from .signals import raise_interrupts
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Print the state of one run. Raises UsageError if the folder is no run, RunError if it is damaged."""
     parser = Parser("captionmill status", __doc__)
-    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument("run", type=user_path, help="the run folder")
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     parser.add_argument(
         "--check",
@@ -71,6 +71,7 @@ def _as_json(report: Report) -> str:
             "is_running": run.is_running,
             "rows": run.rows,
             "answered": run.answered,
+            "empty": run.empty,
             "failed": run.failed,
             "left": run.left,
             "prompt_tokens": total.prompt_tokens,
@@ -78,6 +79,10 @@ def _as_json(report: Report) -> str:
             "currency": report.currency,
             "cost_usd": None if total.cost_usd is None else str(total.cost_usd),
             "answers_without_price": total.unpriced,
+            "budget": {
+                name.removeprefix("budget_"): {"of": str(most), "left": None if left is None else str(left)}
+                for name, most, left in _budget(report)
+            },
             "rows_last_minute": report.answered_last_minute,
             "tokens_last_minute": report.tokens_last_minute,
             "errors": report.errors,
@@ -98,12 +103,18 @@ def _as_text(report: Report) -> str:
     lines = [
         f"{run.path}: {run.how_it_is}",
         f"  answered  {run.answered:>12,} {rows}",
+        *(
+            [f"  empty     {run.empty:>12,} (answers without a caption; --retry-failed empty asks again)"]
+            if run.empty
+            else []
+        ),
         f"  failed    {run.failed:>12,}" + _kinds(report),
         f"  left      {run.left:>12,}",
         f"  tokens    {total.prompt_tokens:>12,} in, {total.completion_tokens:,} out",
         f"  spent     {_spent(report):>12}"
         + (f" ({total.unpriced:,} answers have no price)" if total.unpriced else ""),
     ]
+    lines += _budget_lines(report)
     if (lost := report.lost).requests:
         kinds = ", ".join(f"{s.requests:,} {k}" for k, s in report.lost_by_kind.items())
         lines.append(f"  no answer {lost.requests:>12,} attempts ({kinds})")
@@ -113,6 +124,32 @@ def _as_text(report: Report) -> str:
         )
         lines += _endpoints(run.live.get("endpoints", ()))
     return "\n".join(lines)
+
+
+def _budget(report: Report) -> list[tuple[str, Decimal, Decimal | None]]:
+    """Setting, bound, and what is left of it; None where some money has no price. Requests in flight are not counted."""
+    spent = report.spent
+    used = {
+        "budget_usd": None if report.total.unpriced else spent.usd or Decimal(0),
+        "budget_tokens": Decimal(spent.tokens),
+        "budget_requests": Decimal(spent.requests),
+    }
+    return [
+        (name, most, None if (amount := used[name]) is None else max(Decimal(0), most - amount))
+        for name, most in report.runs[0].budget.items()
+    ]
+
+
+def _budget_lines(report: Report) -> list[str]:
+    lines = []
+    for name, most, left in _budget(report):
+        unit = name.removeprefix("budget_")
+        if unit == "usd":
+            text = (money(None if left is None else left, report.currency), money(most, report.currency))
+        else:
+            text = (f"{left:,}", f"{most:,} {unit}")
+        lines.append(f"  budget    {text[0]:>12} left of {text[1]}")
+    return lines
 
 
 def _endpoints(states: Iterable[dict[str, Any]]) -> list[str]:

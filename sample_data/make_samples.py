@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageColor, ImageDraw, ImageFilter
 
 HERE = Path(__file__).parent
 IMAGES = HERE / "images"
@@ -33,7 +33,7 @@ def landscape(width: int, height: int, sky: str, ground: str, sun: str) -> Image
             (x, base + height * 0.07 * math.sin(x / width * (5 + 3 * layer) + 2 * layer))
             for x in range(0, width + 8, 8)
         ]
-        shade = tuple(int(c * (1 - 0.22 * layer)) for c in Image.new("RGB", (1, 1), ground).getpixel((0, 0)))
+        shade = tuple(int(c * (1 - 0.22 * layer)) for c in ImageColor.getrgb(ground)[:3])
         draw.polygon([*points, (width, height), (0, height)], fill=shade)
     return picture.filter(ImageFilter.GaussianBlur(1))
 

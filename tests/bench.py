@@ -10,17 +10,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import virtual_time
-from captionmill.nouns.config import LimitSettings
+from captionmill.accounts.plan import Options, Plan, make_plan
+from captionmill.nouns.config import LimitSettings, RunConfig
 from captionmill.nouns.errors import RowError
 from captionmill.nouns.rows import Choice, Failure, Outcome, Picture, Reply, Row, Spending, Tally, Usage
 from captionmill.rules.prices import PriceBook
 from captionmill.store import parts
-from captionmill.store.checkpoint import open_checkpoint
+from captionmill.store.checkpoint import Checkpoint
 from captionmill.store.folder import RunFolder
 from captionmill.store.journal import Entry
+from captionmill.store.recovery import open_journal
 from captionmill.wiring.dispatcher import Dispatcher
 from captionmill.wiring.runner import Runner
-from scripted_chat import PICTURE, endpoint, rows
+from scripted_chat import PICTURE, Console, endpoint, rows
 
 DAY = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()
 
@@ -65,6 +67,10 @@ class Bench:
 
     def tell(self, text):
         self.told.append(text)
+
+    async def unfinish(self, ids):
+        for identity in ids:
+            del self.outcomes[identity]
 
     def unanswered(self, kind, spending):
         self.lost.append((kind, spending))
@@ -151,16 +157,20 @@ def write(
     folder.write_run({"source": str(path), "rows": len(outcomes), "answer_settings": {}} | run)
 
     async def record():
-        checkpoint = open_checkpoint(folder, 4)
+        checkpoint = Checkpoint(folder, open_journal(folder), 4)
         for kind, spending in (unanswered or {}).items():
             checkpoint.unanswered(kind, spending)
         for outcome in outcomes:
             kind = outcome.failure.kind if outcome.failure else None
             await checkpoint.record(Entry(outcome.row.id, kind, parts.to_record(outcome, "gpt-4o")))
-        if checkpoint._writing:
-            await asyncio.wait([checkpoint._writing])
+        await checkpoint.parts.idle()
         checkpoint.close()
 
     asyncio.run(record())
     folder.unlock()
     return folder
+
+
+def plan_of(source: Path, run_path: Path, config: RunConfig, options: Options | None = None) -> Plan:
+    """The plan of a start, with no one to show lines to."""
+    return make_plan(source, run_path, config, options or Options(), Console())

@@ -2,9 +2,9 @@
 
     python crashing_writer.py RUN FIRST_ROW LAST_ROW DIE_AT
 
-A step is a call, a return or a call into C (execute, fsync, rename ...) in journal, parts, checkpoint or
-folder. Prints each row's id when `record` has returned: from then on it must never be lost. DIE_AT 0
-means live; then the number of steps is printed last.
+A step is a call, a return or a call into C (execute, fsync, rename ...) in any file of store/. Prints
+each row's id when `record` has returned: from then on it must never be lost. DIE_AT 0 means live; then
+the number of steps is printed last.
 """
 
 from __future__ import annotations
@@ -15,20 +15,16 @@ import sys
 import threading
 from pathlib import Path
 
+from captionmill import store
 from captionmill.nouns.rows import Choice, Failure, Outcome, Reply, Row, Usage
-from captionmill.store import checkpoint as checkpoint_module
-from captionmill.store import folder as folder_module
-from captionmill.store import journal as journal_module
-from captionmill.store import parts as parts_module
-from captionmill.store.checkpoint import open_checkpoint
+from captionmill.store.checkpoint import Checkpoint
 from captionmill.store.folder import RunFolder
 from captionmill.store.journal import Entry
 from captionmill.store.parts import to_record
+from captionmill.store.recovery import open_journal
 
 ROWS_PER_PART = 4
-_WATCHED = tuple(
-    str(module.__file__) for module in (folder_module, journal_module, parts_module, checkpoint_module)
-)
+_WATCHED = str(Path(str(store.__file__)).parent)
 
 
 class Executioner:
@@ -37,7 +33,7 @@ class Executioner:
         self.steps = 0
 
     def __call__(self, frame, event, argument) -> None:
-        if frame.f_code.co_filename in _WATCHED:
+        if frame.f_code.co_filename.startswith(_WATCHED):
             self.steps += 1
             if self.steps == self.die_at:
                 os._exit(9)
@@ -53,7 +49,7 @@ def entry(number: int) -> Entry:
 
 
 async def write(folder: RunFolder, numbers: range) -> None:
-    checkpoint = open_checkpoint(folder, ROWS_PER_PART)
+    checkpoint = Checkpoint(folder, open_journal(folder), ROWS_PER_PART)
     try:
 
         async def one(number: int) -> None:

@@ -189,10 +189,15 @@ def mutable_fields(house: dict[str, ast.Module]) -> Iterator[tuple[str, str, str
 
 
 def injected_callables(house: dict[str, ast.Module]) -> Iterator[str]:
-    """Functions and fields that take a bare callable; decorators' own arguments are not counted."""
-    for path, node in walk(house, ast.AnnAssign | ast.arg):
-        if node.annotation is not None and "Callable" in ast.unparse(node.annotation):
-            yield f"{path}:{node.lineno}"
+    """Bare callables that an object is given to keep: fields of a class, and arguments of its __init__."""
+    for path, node in walk(house, ast.ClassDef):
+        given = [n for n in node.body if isinstance(n, ast.AnnAssign)]
+        for method in methods(node):
+            if method.name == "__init__":
+                given += [*method.args.args, *method.args.kwonlyargs]
+        for n in given:
+            if n.annotation is not None and "Callable" in ast.unparse(n.annotation):
+                yield f"{path}:{n.lineno}"
 
 
 def is_public(where: str, node: Function, house: dict[str, ast.Module]) -> bool:

@@ -26,7 +26,7 @@ from captionmill.nouns.rows import (
     TokenEstimate,
     Usage,
 )
-from captionmill.rules import error_table, response
+from captionmill.rules import response, server_hints
 from captionmill.rules.backoff import Backoff
 from captionmill.rules.flow.breaker import BreakerSettings, CircuitBreaker
 from captionmill.rules.flow.concurrency import ConcurrencyController, FixedConcurrency
@@ -76,10 +76,7 @@ def error(status: int, code: str, headers: dict[str, str] | None = None, message
 
 def read(answer: HttpAnswer) -> Reply:
     """An answer as a run reads it: the reply, or the named error raised."""
-    reply = response.read_reply(answer)
-    if reply is None:
-        raise error_table.read_error(answer)
-    return reply
+    return response.read(answer)
 
 
 def rows(count: int) -> list[Row]:
@@ -98,6 +95,9 @@ class Console:
 
     def tell(self, text: str) -> None:
         self.lines.append(text)
+
+    def advance(self, done: int, total: int) -> None:
+        """A plan's progress; not kept."""
 
 
 class StandIn:
@@ -121,7 +121,7 @@ class StandIn:
         return await self._chat.post(ask.row.prompt.encode() + longer)
 
     def limits(self, answer: HttpAnswer) -> tuple[LimitReport | None, LimitReport | None]:
-        return error_table.limit_reports(answer)
+        return server_hints.limit_reports(answer)
 
     def read(self, answer: HttpAnswer) -> Reply:
         return read(answer)

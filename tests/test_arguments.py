@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from captionmill.builtin.server import EndpointSettings, serving
 from captionmill.jobs.__main__ import COMMANDS, GROUPS, main
-from captionmill.jobs.arguments import add_settings, default_run_path, read_endpoints, read_settings
+from captionmill.jobs.arguments import add_settings, read_settings
 from captionmill.jobs.gallery import ROWS_PER_PAGE
 from captionmill.jobs.parser import Parser
 from captionmill.nouns.config import RunConfig
 from captionmill.nouns.errors import UsageError
-from captionmill.pages.gallery import View
+from captionmill.pages.selection import View
+from captionmill.wiring.addresses import default_run_path, read_addresses
 from commands import captionmill, draw_pictures, environment
 
 
@@ -113,7 +114,7 @@ def test_all_mistakes_at_once(tmp_path):
 
 
 def read_one(config):
-    (endpoint,) = read_endpoints(config)
+    (endpoint,) = read_addresses(config)
     return endpoint
 
 
@@ -156,7 +157,7 @@ def test_several_endpoints(tmp_path, monkeypatch):
     one, two = config.endpoints()
     assert (one.model, one.tpm, one.price, one.weight) == ("gpt-4o", 200_000, None, 1)
     assert (two.model, two.tpm, str(two.price.input), two.weight) == ("vision-large", None, "1.5", 0.5)
-    endpoints = read_endpoints(config)
+    endpoints = read_addresses(config)
     assert [e.key for e in endpoints] == ["sk-1", "sk-2"]
     assert [e.name for e in endpoints] == [
         "one.test/v1/chat/completions (KEY_ONE)",
@@ -164,7 +165,7 @@ def test_several_endpoints(tmp_path, monkeypatch):
     ]
     monkeypatch.delenv("KEY_TWO")
     with pytest.raises(UsageError, match="variable KEY_TWO"):
-        read_endpoints(config)
+        read_addresses(config)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 # what a file may import of ours, by the folder in which it lies
 MAY_IMPORT = {
     "nouns": {"nouns"},
+    "api": {"nouns", "accounts", "store", "wiring"},
     "rules": {"nouns", "rules"},
     "vision": {"nouns", "vision"},
     "edges": {"nouns"},
@@ -19,25 +20,25 @@ MAY_IMPORT = {
     "accounts": {"nouns", "rules", "vision", "edges", "sources", "pictures", "store", "accounts"},
     "pages": {"nouns", "pictures", "store", "accounts", "pages"},
     "wiring": {"nouns", "rules", "vision", "edges", "sources", "pictures", "store", "accounts", "wiring"},
-    "builtin": {"nouns", "pictures", "vision", "builtin"},
+    "builtin": {"rules", "vision", "builtin"},
 }
 # the files that may see an outside library
 ROOMS = {
     "aiohttp": {"edges.chat", "pictures.remote", "builtin.server"},
-    "sqlite3": {"store.journal"},
-    "PIL": {f"pictures.{room}" for room in ("decode", "colour", "encode", "prepare")} | {"builtin.describer"},
+    "sqlite3": {"store.database", "store.salvage"},
+    "PIL": {f"pictures.{room}" for room in ("decode", "colour", "encode", "render")} | {"builtin.describer"},
     "tenacity": {"rules.retry"},
     "genai_prices": {"rules.prices"},
     "jinja2": {"pages.html"},
     "matplotlib": {"pages.plots"},
-    "pyarrow": {"store.parts", "sources.manifest", "pages.gallery"}
+    "pyarrow": {"store.parts", "sources.parquet_file", "pages.selection", "pages.paging"}
     | {f"accounts.{room}" for room in ("dataset", "spent", "report", "grouping", "anomalies")},
     "fcntl": {"store.folder"},
-    "numpy": {"pictures.metadata", "pictures.decode", "sources.manifest", "pages.gallery"}
+    "numpy": {"pictures.metadata", "pictures.decode", "sources.manifest", "pages.selection", "pages.paging"}
     | {f"accounts.{room}" for room in ("histogram", "report", "anomalies")},
     "pybase64": {"pictures.prepare"},
     "tqdm": set(),
-    "pandas": set(),
+    "pandas": {"api"},
 }
 
 
@@ -61,7 +62,7 @@ def imports(name: str, tree: ast.Module) -> list[tuple[int, str]]:
             base = package[: len(package) - (node.level - 1)]
             inner = [*base, *([node.module] if node.module else [])]
             names = [".".join([*inner, a.name]) for a in node.names] if not node.module else [".".join(inner)]
-            found += [(node.lineno, f"pipeline.{n}") for n in names]
+            found += [(node.lineno, f"captionmill.{n}") for n in names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.append((node.lineno, node.module.split(".")[0]))
     return found

@@ -148,7 +148,7 @@ model = "vision-large"
 
 
 def test_two_endpoints_and_one_that_refuses(tmp_path):
-    """Both share the rows, each asked for its own model at its own price; the wrong key is put aside with a line."""
+    """Both share the rows, each asked for its own model at its own price; the wrong key disables its endpoint with a line."""
     draw_pictures(tmp_path / "p", 60)
     keys = {"KEY_ONE": "sk-one-5d1c9e7a", "KEY_TWO": "sk-two-5d1c9e7a", "KEY_BAD": "sk-bad-5d1c9e7a"}
     one, two, bad = (
@@ -174,7 +174,7 @@ def test_two_endpoints_and_one_that_refuses(tmp_path):
         answers = stats(first)["answers"], stats(second)["answers"]
         assert stats(third)["by_status"] == {"401": stats(third)["by_status"]["401"]}
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("put aside: ") == 1
+    assert done.stderr.count("endpoint disabled: ") == 1
     table = results(tmp_path / "run")
     names = [url.removeprefix("http://") + "/chat/completions" for url in (first, second)]
     assert [int((table["endpoint"] == name).sum()) for name in names] == list(answers)
@@ -224,7 +224,7 @@ def test_status_shows_the_endpoints_of_a_run_that_goes_on(tmp_path):
     (endpoint,) = state["endpoints"]
     assert endpoint["most_in_flight"] == 4
     assert endpoint["tokens_per_minute"] == 60_000
-    assert "of 4 out" in text
+    assert "of 4 in flight" in text
     assert not (tmp_path / "run/.live.json").exists()
     assert "endpoints" not in json.loads(captionmill("status", "run", "--json", cwd=tmp_path).stdout)
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..rules import usage as rules
+from ..rules.tokens import tokens_of_length
+from ..rules.usage import is_dropped, is_inflated
 from ..vision.families import Flat
 from ..vision.models import vision_model
 
@@ -88,15 +89,12 @@ class Anomalies:
         known = np.isfinite(reported) & np.isfinite(pictures) & (count == 1)
         reported, pictures, text = (column[known] for column in (reported, pictures, text))
         weight = _numbers(table["sent_bytes"])[known] * 4 / 3
-        formula = pictures + text
-        self.formula_tokens += int(formula.sum())
+        self.formula_tokens += int((pictures + text).sum())
         self.reported_tokens += int(reported.sum())
-        alone = rules.TEXT_TOLERANCE * text + rules.TEMPLATE_TOKENS
-        is_dropped = ((reported <= alone) & (pictures >= 2 * alone)) | (reported < text / 3)
-        is_inflated = (reported >= rules.INFLATED * formula) & (reported >= weight / rules.CHARACTERS_A_TOKEN)
-        self.dropped += int(is_dropped.sum())
-        self.inflated += int((is_inflated & ~is_dropped).sum())
-        one = ~is_dropped
+        dropped = is_dropped(text, pictures, reported)
+        self.dropped += int(dropped.sum())
+        self.inflated += int((is_inflated(text, pictures, reported, weight) & ~dropped).sum())
+        one = ~dropped
         if not isinstance(vision_model(model).family, Flat):
             self._models.setdefault(model, _Model()).add(pictures[one], (reported - text)[one])
 
@@ -117,9 +115,17 @@ class Anomalies:
             self._tokens[key] = family.tokens(width, height, settings.get("detail"))
         return self._tokens[key]
 
-    def findings(self, without_usage: int) -> list[str]:
-        """What is wrong, in sentences; empty where nothing is."""
+    def findings(self, without_usage: int, absurd_usage: int = 0) -> list[str]:
+        """What is wrong, in sentences; empty where nothing is.
+
+        without_usage, absurd_usage: answers that report no tokens, or more than there can be.
+        """
         found = []
+        if absurd_usage:
+            found.append(
+                f"{absurd_usage:,} answers report more tokens than such a request can have: these counts are left out of"
+                " all sums and estimates, and the answers have no price here"
+            )
         if self.inflated:
             found.append(
                 f"{self.inflated:,} answers report many times the prompt tokens of text and picture: their base64 may be"
@@ -149,13 +155,14 @@ def _numbers(column: pa.ChunkedArray) -> Numbers:
 
 
 def _text_tokens(column: pa.ChunkedArray) -> Numbers:
-    """As `rules.tokens.text_tokens`, about: what takes three bytes is taken for wide."""
+    """As `rules.tokens.text_tokens`, about: a character of three bytes counts as wide, one of two bytes as half of it."""
     if pa.types.is_dictionary(column.type):
         column = column.combine_chunks()
         different = _text_tokens(pa.chunked_array([column.dictionary]))
         each: Numbers = different[pc.fill_null(column.indices, 0).to_numpy()]
         return each
-    characters, size = _numbers(pc.utf8_length(column)), _numbers(pc.binary_length(column))
-    wide = (size - characters) / 2
-    tokens: Numbers = np.nan_to_num(np.ceil((characters - wide) / 4) + wide)
+    characters, size = (
+        np.nan_to_num(_numbers(length)) for length in (pc.utf8_length(column), pc.binary_length(column))
+    )
+    tokens: Numbers = tokens_of_length(characters, (size - characters) / 2)
     return tokens

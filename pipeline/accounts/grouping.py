@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -16,45 +16,50 @@ _EXTRA = "extra."
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """name: as the user gave it. columns: of the dataset. of: a table with them -> one text a row, null where there is none."""
+    """A column to group by.
+
+    name: as the user gave it, and of the column. columns: of the dataset, that it needs.
+    """
 
     name: str
     columns: tuple[str, ...]
-    of: Callable[[pa.Table], pa.ChunkedArray]
+
+    def of(self, table: pa.Table) -> pa.ChunkedArray:
+        """One text a row, null where the row has none. table: with the columns."""
+        return _texts(table[self.name])
 
 
-def _model(table: pa.Table) -> pa.ChunkedArray:
-    """As the answer has it; the model that was asked where none came, or it does not say."""
-    return pc.coalesce(table["model"], table["model_requested"])
+class _Model(Key):
+    def of(self, table: pa.Table) -> pa.ChunkedArray:
+        """The model that the answer names; the requested one where there is no answer, or it names none."""
+        return pc.coalesce(table["model"], table["model_requested"])
 
 
-def _folder(table: pa.Table) -> pa.ChunkedArray:
-    """Of the row's first picture, as the manifest gives it; . for none."""
-    images = pc.if_else(pc.greater(pc.list_value_length(table["image"]), 0), table["image"], None)
-    folder = pc.replace_substring_regex(pc.list_element(images, 0), r"/?[^/]*$", "")
-    return pc.if_else(pc.equal(folder, ""), ".", folder)
+class _Folder(Key):
+    def of(self, table: pa.Table) -> pa.ChunkedArray:
+        """The folder of the row's first image as the manifest gives it; "." where it has none."""
+        images = pc.if_else(pc.greater(pc.list_value_length(table["image"]), 0), table["image"], None)
+        folder = pc.replace_substring_regex(pc.list_element(images, 0), r"/?[^/]*$", "")
+        return pc.if_else(pc.equal(folder, ""), ".", folder)
 
 
-def _day(table: pa.Table) -> pa.ChunkedArray:
-    """On which it ended, UTC."""
-    return pc.strftime(table["finished_at"], format="%Y-%m-%d")
+class _Day(Key):
+    def of(self, table: pa.Table) -> pa.ChunkedArray:
+        """The day on which the row ended, UTC."""
+        return pc.strftime(table["finished_at"], format="%Y-%m-%d")
 
 
-def _plain(name: str) -> Callable[[pa.Table], pa.ChunkedArray]:
-    return lambda table: _texts(table[name])
+class _Extra(Key):
+    def of(self, table: pa.Table) -> pa.ChunkedArray:
+        """A column of the manifest."""
+        encoded = _texts(table["extra"]).combine_chunks().dictionary_encode()
+        column = self.name.removeprefix(_EXTRA)
+        values = [_member(text, column) for text in encoded.dictionary.to_pylist()]
+        return pa.chunked_array([pc.take(pa.array(values, pa.string()), encoded.indices)])
 
 
 def _texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.cast(column, pa.string()) if pa.types.is_dictionary(column.type) else column
-
-
-def _extra(column: str) -> Callable[[pa.Table], pa.ChunkedArray]:
-    def of(table: pa.Table) -> pa.ChunkedArray:
-        encoded = _texts(table["extra"]).combine_chunks().dictionary_encode()
-        values = [_member(text, column) for text in encoded.dictionary.to_pylist()]
-        return pa.chunked_array([pc.take(pa.array(values, pa.string()), encoded.indices)])
-
-    return of
 
 
 def _member(text: str | None, column: str) -> str | None:
@@ -62,22 +67,22 @@ def _member(text: str | None, column: str) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-_KEYS = {
-    "model": Key("model", ("model", "model_requested"), _model),
-    "folder": Key("folder", ("image",), _folder),
-    "day": Key("day", ("finished_at",), _day),
+_KEYS: dict[str, Key] = {
+    "model": _Model("model", ("model", "model_requested")),
+    "folder": _Folder("folder", ("image",)),
+    "day": _Day("day", ("finished_at",)),
 } | {
-    name: Key(name, (name,), _plain(name))
+    name: Key(name, (name,))
     for name in ("prompt", "finish_reason", "finish", "error_kind", "endpoint", "status")
 }
 
 
 def keys(names: Sequence[str]) -> list[Key]:
-    """The keys of these names. Raises UsageError for one that there is none of."""
-    found = []
+    """The keys of these names, as in `--by`. Raises UsageError for an unknown name."""
+    found: list[Key] = []
     for name in names:
         if name.startswith(_EXTRA) and len(name) > len(_EXTRA):
-            found.append(Key(name, ("extra",), _extra(name.removeprefix(_EXTRA))))
+            found.append(_Extra(name, ("extra",)))
         elif name in _KEYS:
             found.append(_KEYS[name])
         else:

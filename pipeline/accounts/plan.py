@@ -9,30 +9,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 
-from ..nouns.config import IMAGE_DEFAULTS, RunConfig
+from ..nouns.config import RunConfig
+from ..nouns.console import ProgressConsole
 from ..nouns.errors import RowError, UsageError
 from ..nouns.rows import Row
 from ..pictures.measure import Measured
 from ..rules.prices import PriceBook
-from ..rules.tokens import text_tokens
+from ..rules.tokens import TEMPLATE_TOKENS, UNLEARNED_RATIO, fixed_tokens, text_tokens
 from ..sources.manifest import Manifest, Survey
+from ..store.compatibility import read_earlier_starts
 from ..store.folder import RunFolder
 from ..store.journal import Journal
+from ..store.pending import PendingRows
 from ..vision.models import BOUNDS, UNKNOWN, vision_model
 from ..vision.sizes import picture_bounds
-from .pending import Looked, PendingRows, look
+from .headers import Looked, read_headers
 from .report import read_report
 
 FEWEST_ANSWERS = 5  # before they say more than a guess
-_LIKELY_ANSWER_TOKENS = 100  # a caption of two sentences, where nobody has answered yet
+_LIKELY_ANSWER_TOKENS = 100  # a caption of two sentences, until there are answers
 _SHORT_ANSWER_TOKENS = 20
-_UNCALIBRATED = 1.25  # by how much formulas may be off, as for a budget (tokens.py)
-_TEMPLATE_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Known:
     """What the run's own answers have shown; guesses where there are none.
 
     answers: of which. ratio: reported prompt tokens to those of the formula. answer: tokens of one answer.
-    latency_seconds: None where nobody has answered.
+    latency_seconds: of one answer on average; None before the first answers.
     """
 
     answers: int
@@ -107,6 +109,7 @@ class Plan:
 
     @property
     def to_ask(self) -> int:
+        """Rows that a start would send, without unreadable ones; estimated with a sample."""
         return round((self.readable + self.remote) * self.scale)
 
     @property
@@ -116,7 +119,7 @@ class Plan:
 
     @property
     def is_known(self) -> bool:
-        """Whether any picture could be looked at; without, nobody knows what they come to."""
+        """Whether any picture could be looked at; without one their tokens are unknown."""
         return self.readable > 0 or not self.remote
 
     def prompt(self, variant: Variant | None = None) -> Range:
@@ -126,10 +129,11 @@ class Plan:
         likely = formula * self.known.ratio
         if self.known.answers >= FEWEST_ANSWERS:
             return Range(likely, likely, likely * 1.05)
-        return Range(likely, likely, formula * _UNCALIBRATED + _TEMPLATE_TOKENS * self.to_ask)
+        return Range(likely, likely, formula * UNLEARNED_RATIO + TEMPLATE_TOKENS * self.to_ask)
 
     @property
     def answers(self) -> Range:
+        """Tokens of all answers."""
         one = self.known.answer
         return Range(one.low * self.to_ask, one.likely * self.to_ask, one.high * self.to_ask)
 
@@ -150,33 +154,35 @@ def make_plan(
     source: Path,
     run_path: Path,
     config: RunConfig,
-    options: Options | None = None,
-    *,
-    tell: Callable[[str], None] = lambda text: None,  # noqa: ARG005  nobody wants to know
-    looked_at: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
+    options: Options,
+    console: ProgressConsole,
 ) -> Plan:
     """Read manifest and picture headers.
 
-    looked_at: told how many rows of how many. Raises UsageError for what a start would refuse too.
+    console: gets a line before a long step, and how many rows of how many were looked at.
+    Raises UsageError, RunError for what a start would refuse too, but for answers to other settings in the folder.
     """
-    options = options or Options()
-    config = _as_asked(config)
-    manifest = Manifest(source, config.prompt, config.limit, config.allow_outside, config.allow_remote)
-    tell(f"reading {source}")
+    manifest = Manifest(
+        source, config.prompt, config.limit, config.allow_outside, config.allow_remote, config.strict
+    )
+    console.tell(f"reading {source}")
     survey = manifest.survey()
-    folder = RunFolder(run_path)
-    plan = Plan(survey, known(None, config), variants(config, options.compare), rows=survey.total)
-    _read_state(plan, folder, None if options.is_moved else source, config)
-    left = PendingRows(manifest, folder if plan.is_resumed else None, options.retry_failed)
-    if plan.is_resumed:
-        plan.known = known(folder, config)
-        plan.left = sum(len(batch) for batch in left.rows())
-        plan.finished, plan.failed_before = left.finished, left.failed
-    counter = _Counter(plan, config)
-    for batch in look(left, plan.left, config, options.sample):
-        counter.add(batch)
-        looked_at(plan.looked_at, min(plan.left, options.sample or plan.left))
-    _add_notes(plan, config)
+    folder, asked = RunFolder(run_path), _as_asked(config)
+    plan = Plan(survey, known(None, asked), variants(asked, options.compare), rows=survey.total)
+    _read_state(plan, folder, None if options.is_moved else source.resolve(), config)
+    if not plan.is_resumed:
+        manifest.check_images()
+    with closing(Journal(folder.journal)) if plan.is_resumed else nullcontext() as journal:
+        if journal is not None:
+            _count_pending(
+                plan, PendingRows(manifest.rows(with_pictures=False), journal, options.retry_failed)
+            )
+        batches = PendingRows(manifest.rows(), journal, options.retry_failed).batches()
+        counter = _Counter(plan, asked)
+        for batch in read_headers(batches, plan.left, asked, options.sample):
+            counter.add(batch)
+            console.advance(plan.looked_at, min(plan.left, options.sample or plan.left))
+    _add_notes(plan, asked)
     return plan
 
 
@@ -231,7 +237,7 @@ def variants(config: RunConfig, compare: Sequence[str]) -> list[Variant]:
 def cost(plan: Plan, variant: Variant, prices: PriceBook) -> tuple[Decimal, Decimal, Decimal] | None:
     """Low, likely and high for all rows that are left, cached tokens not counted on; None where no price is known.
 
-    With several endpoints low is at the cheapest, high at the dearest and likely in the middle of those two.
+    With several endpoints low is at the cheapest, high at the most expensive and likely in the middle of those two.
     """
     entries = variant.config.endpoints()
     asks = variant.config.model
@@ -269,24 +275,25 @@ def seconds_at_the_limits(plan: Plan, config: RunConfig) -> dict[str, float]:
 
 
 def _read_state(plan: Plan, folder: RunFolder, source: Path | None, config: RunConfig) -> None:
-    """Whether the run goes on. Another source or other settings: all of it would be new. source: None where it has moved."""
+    """Whether the run would be resumed. With another source or other settings all rows would be new.
+
+    source: None where it has moved. Raises UsageError, RunError where a start would refuse this folder.
+    """
     plan.left = plan.rows
-    if not folder.journal.exists() or not folder.run_json.exists():
-        return
-    journal = Journal(folder.journal)
+    earlier = read_earlier_starts(folder)
     try:
-        answered, failed, _ = journal.counts()
-    finally:
-        journal.close()
-    try:
-        if answered and source is not None:
-            folder.check_same_source(source.resolve())
-        if answered:
-            folder.check_same_answers(config.answer_settings(), IMAGE_DEFAULTS)
+        earlier.check_may_take(source, config)
     except UsageError as error:
         plan.notes.append(f"planned as a new run: {str(error).splitlines()[0]}")
         return
-    plan.is_resumed = answered + failed > 0
+    plan.is_resumed = earlier.counts.answered + earlier.counts.failed > 0
+    if earlier.counts.answered:
+        plan.known = known(folder, _as_asked(config))
+
+
+def _count_pending(plan: Plan, pending: PendingRows) -> None:
+    plan.left = sum(len(batch) for batch in pending.batches())
+    plan.finished, plan.failed_before = pending.finished, pending.failed
 
 
 # ------------------------------------------------------------------------------- counting
@@ -297,7 +304,7 @@ class _Counter:
 
     def __init__(self, plan: Plan, config: RunConfig) -> None:
         self._plan = plan
-        self._system_tokens = text_tokens(config.system) if config.system else 0
+        self._fixed_tokens = fixed_tokens(config)
         self._bounds = picture_bounds(config)
         self._most_bytes = BOUNDS[vision_model(config.model).provider].base64_bytes
         self._tpm = config.tpm
@@ -323,7 +330,7 @@ class _Counter:
         plan, count = self._plan, len(pictures)
         plan.readable += 1
         plan.pictures += count
-        text = self._system_tokens + text_tokens(row.prompt)
+        text = self._fixed_tokens + text_tokens(row.prompt)
         plan.text_tokens += text
         for variant, tokens in zip(plan.variants, self._counts, strict=True):
             found = sum(
@@ -350,7 +357,7 @@ def _tokens_of(config: RunConfig) -> Callable[[int, int, int, bool, bool, int], 
 
 
 def _add_notes(plan: Plan, config: RunConfig) -> None:
-    """What somebody should know before it costs money."""
+    """Notes on what the figures do not show."""
     models = sorted({entry.model or config.model for entry in config.endpoints()})
     if len(models) > 1:
         plan.notes.append(

@@ -23,14 +23,15 @@ from ..nouns.errors import UsageError
 from ..nouns.money import DOLLARS
 from ..nouns.rows import Spending, Usage
 from ..rules.prices import PriceBook
-from ..store import parts
+from ..store import empties, parts
 from ..store.folder import RunFolder
-from ..store.journal import IN_FLIGHT, Journal
+from ..store.journal import Journal
+from ..store.unanswered import IN_FLIGHT
 from . import anomalies, dataset
 from .anomalies import Anomalies
 from .grouping import Key, keys
 from .histogram import Histogram
-from .spent import WITHOUT_USAGE
+from .spent import WITHOUT_USAGE, OwnPrices
 
 _SUMS = (
     "prompt_tokens",
@@ -44,6 +45,7 @@ _SUMS = (
 SPREADS = ("prompt_tokens", "completion_tokens", "latency_s", "attempts", "cost_usd")
 _COLUMNS = (
     *_SUMS, "model", "model_requested", "finish", "finished_at", "usage_source", "status", "error_kind", "latency_s",
+    "endpoint",
 )  # fmt: skip
 # kinds of the account that are answers all the same: cut off and asked again, or without usage
 _ANSWERED = ("length", WITHOUT_USAGE)
@@ -51,6 +53,7 @@ MOST_GROUPS = 100_000
 DEAREST = 12
 EXAMPLES_A_KIND = 3
 _MINUTE_MS = 60_000
+_BUDGETS = ("budget_usd", "budget_tokens", "budget_requests")
 
 
 @dataclass(slots=True)
@@ -70,10 +73,12 @@ class Line:
 
     @property
     def rows(self) -> int:
+        """Rows of this group, answered or failed."""
         return self.answers + self.failed
 
     @property
     def tokens(self) -> int:
+        """Tokens in and out together."""
         return self.prompt_tokens + self.completion_tokens
 
     @property
@@ -128,7 +133,9 @@ class Place:
 class RunState:
     """One run. rows: of the manifest. limit: of its last start, rows are then the first of the source.
 
-    live: of a running one, see live.py. tokens_per_minute: the limit that was given; None for none.
+    live: of a running one, see live.py. tokens_per_minute: the limit that was given; None for none. empty: of the
+    answered rows, those without a caption; None where the run was last written by a version that did not note them.
+    budget: of its last start, by setting; empty for none.
     """
 
     path: str
@@ -141,6 +148,8 @@ class RunState:
     live: dict[str, Any]
     currency: str
     tokens_per_minute: int | None
+    empty: int | None = None
+    budget: dict[str, Decimal] = field(default_factory=dict)
 
     @property
     def left(self) -> int:
@@ -149,6 +158,7 @@ class RunState:
 
     @property
     def how_it_is(self) -> str:
+        """running, finished, or not running and resumable, for people."""
         return "running" if self.is_running else "finished" if not self.left else "not running, resumable"
 
 
@@ -170,6 +180,7 @@ class Report:
     examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     unanswered: dict[str, Spending] = field(default_factory=dict)
     without_usage: int = 0
+    absurd_usage: int = 0
     unpriced_models: Counter[str] = field(default_factory=Counter)
     spreads: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in SPREADS})
     minutes: dict[int, Minute] = field(default_factory=dict)
@@ -180,20 +191,34 @@ class Report:
 
     @property
     def currency(self) -> str:
+        """Of all money in the report."""
         return self.runs[0].currency if self.runs else DOLLARS
 
     @property
     def rows(self) -> int:
+        """Rows of the sources of all runs."""
         return sum(run.rows for run in self.runs)
 
     @property
     def left(self) -> int:
+        """Rows that have neither an answer nor a failure, in all runs."""
         return sum(run.left for run in self.runs)
+
+    @property
+    def empty(self) -> int:
+        """Answers without a caption."""
+        return sum(run.empty or 0 for run in self.runs)
+
+    @property
+    def spent(self) -> Spending:
+        """All that may be on the invoice: answers, and attempts that brought none, at the most that they may have cost."""
+        answers = Spending(self.total.answers, self.total.tokens, self.total.cost_usd)
+        return sum(self.unanswered.values(), answers)
 
     @property
     def findings(self) -> list[str]:
         """What cannot be true of the usage, in sentences."""
-        return self.anomalies.findings(self.without_usage)
+        return self.anomalies.findings(self.without_usage, self.absurd_usage)
 
     @property
     def lost(self) -> Spending:
@@ -203,6 +228,7 @@ class Report:
 
     @property
     def lost_by_kind(self) -> dict[str, Spending]:
+        """Attempts that brought no answer, by error kind."""
         return {kind: s for kind, s in self.unanswered.items() if kind not in _ANSWERED}
 
     def lines(self) -> list[tuple[tuple[str, ...], Line]]:
@@ -217,15 +243,16 @@ def read_report(
     prices: PriceBook | None = None,
     now: float | None = None,
     is_brief: bool = False,
+    own: OwnPrices | None = None,
 ) -> Report:
     """Sum up runs.
 
     by: names of groups, see grouping.py. prices: to compute all money anew by; None for what stands in the
-    rows. now: Unix seconds, for the rates of the last minute; None for the present. is_brief: without spreads,
+    rows. own: prices of single endpoints for that, by their name in the column `endpoint`; they win. now: Unix seconds, for the rates of the last minute; None for the present. is_brief: without spreads,
     minutes, dearest rows and anomalies, in a third of the time. Raises UsageError where a folder is no run
     folder or the runs are in several currencies, RunError where one is damaged.
     """
-    reader = _Reader(Report(tuple(by)), keys(by), prices, time.time() if now is None else now, is_brief)
+    reader = _Reader(Report(tuple(by)), keys(by), prices, time.time() if now is None else now, is_brief, own)
     for folder in folders:
         reader.read(folder)
     return reader.report
@@ -233,12 +260,19 @@ def read_report(
 
 class _Reader:
     def __init__(
-        self, report: Report, group_keys: list[Key], prices: PriceBook | None, now: float, is_brief: bool
+        self,
+        report: Report,
+        group_keys: list[Key],
+        prices: PriceBook | None,
+        now: float,
+        is_brief: bool,
+        own: OwnPrices | None,
     ) -> None:
         self.report = report
         self._is_brief = is_brief
         self._keys = group_keys
         self._prices = prices
+        self._own = own or {}
         self._minute_ago_ms = int((now - 60) * 1000)
         wanted = [*_COLUMNS, *(c for key in group_keys for c in key.columns)]
         wanted += [] if is_brief else anomalies.COLUMNS
@@ -279,6 +313,8 @@ class _Reader:
             live=folder.read_live() if is_running else {},
             currency=currency,
             tokens_per_minute=_limit(other),
+            empty=empties.count(journal.database),
+            budget={name: Decimal(str(other[name])) for name in _BUDGETS if other.get(name) is not None},
         )
 
     def _read_rows(self, folder: RunFolder, settings: dict[str, Any], journal: Journal) -> None:
@@ -314,7 +350,7 @@ class _Reader:
     ) -> None:
         report = self.report
         if self._prices is not None:
-            table = _repriced(table, self._prices)
+            table = _repriced(table, self._prices, self._own)
         self._add_groups(table)
         self._add_last_minute(table)
         if self._is_brief:
@@ -326,6 +362,7 @@ class _Reader:
             report.cut.add(_sums(cut, [])[0])
         without = pc.equal(table["usage_source"], "missing")
         report.without_usage += pc.sum(without).as_py() or 0
+        report.absurd_usage += pc.sum(pc.equal(table["usage_source"], "absurd")).as_py() or 0
         self._add_unpriced(table)
         for name, spread in report.spreads.items():
             spread.add(_floats(table[name]))
@@ -419,14 +456,16 @@ def _floats(column: pa.ChunkedArray) -> Any:
     return pc.cast(column, pa.float64()).to_numpy()
 
 
-def _repriced(table: pa.Table, prices: PriceBook) -> pa.Table:
-    """The same answers at other prices, list prices of the day on which each came."""
+def _repriced(table: pa.Table, prices: PriceBook, own: OwnPrices) -> pa.Table:
+    """The same answers at other prices, list prices of the day on which each came. own: by endpoint."""
     names = (
-        "model", "model_requested", "finished_at", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens",
+        "endpoint", "model", "model_requested", "finished_at", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens",
     )  # fmt: skip
     costs = [
-        prices.on(at).cost((model, asked), Usage(prompt, completion, None, cached, reasoning))
-        for model, asked, at, prompt, completion, cached, reasoning in zip(
+        prices.on(at).cost(
+            (model, asked), Usage(prompt, completion, None, cached, reasoning), own.get(endpoint)
+        )
+        for endpoint, model, asked, at, prompt, completion, cached, reasoning in zip(
             *(table[name].to_pylist() for name in names), strict=True
         )
     ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..nouns.console import Console
 from ..nouns.errors import UsageError
 from ..nouns.rows import Spending
 from ..rules.budget import Budget
@@ -28,7 +29,7 @@ OwnPrices = Mapping[str, "Price | None"]  # by the name of the endpoint
 
 
 def open_budget(
-    folder: RunFolder, config: RunConfig, prices: PriceBook, own: OwnPrices, tell: Callable[[str], None]
+    folder: RunFolder, config: RunConfig, prices: PriceBook, own: OwnPrices, console: Console
 ) -> Budget:
     """The budget of a start, with what earlier starts have spent.
 
@@ -42,7 +43,7 @@ def open_budget(
             f"--budget-usd: {folder.path} holds answers for which no price is known; give them one in [prices]"
         )
     if not config.has_longest_answer:
-        tell(
+        console.tell(
             f"without --max-tokens {config.most_answer_tokens:,} tokens of the budget are held back for each answer"
             " that is out"
         )

@@ -6,12 +6,13 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ..rules.tokens import text_tokens
 from ..vision.models import vision_model
-from .describer import Measured, describe, measure
+from .describer import PictureFacts, describe, measure
 
 DEFAULT_ANSWER_TOKENS = 300
 _DATA_URL = re.compile(r"data:(image/[a-z+.-]+);base64,")
@@ -41,6 +42,8 @@ class Question:
     stop: tuple[str, ...]
     response_format: dict[str, Any] | None
     tool: dict[str, Any] | None  # the function that must be called
+    is_stream: bool = False
+    wants_usage: bool = False  # at the end of a stream
 
     @property
     def answer_tokens(self) -> int:
@@ -59,10 +62,6 @@ def read_question(raw: bytes) -> Question:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise BadRequest("Invalid 'messages': empty array.", "empty_array", "messages")
-    if body.get("stream"):
-        raise BadRequest(
-            "The built-in endpoint does not stream; send stream=false.", "unsupported_value", "stream"
-        )
     texts: list[str] = []
     pictures: list[tuple[str, bytes, str | None]] = []
     for message in messages:
@@ -77,10 +76,13 @@ def read_question(raw: bytes) -> Question:
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         response_format=body.get("response_format"),
         tool=_forced_tool(body),
+        is_stream=bool(body.get("stream")),
+        wants_usage=isinstance(options := body.get("stream_options"), dict)
+        and bool(options.get("include_usage")),
     )
 
 
-def prompt_tokens(question: Question, measured: tuple[Measured, ...]) -> int:
+def prompt_tokens(question: Question, measured: tuple[PictureFacts, ...]) -> int:
     """What the model that is asked for would count: pictures by its family's formula."""
     family = vision_model(question.model).family
     sizes = zip(measured, question.pictures, strict=True)
@@ -88,7 +90,7 @@ def prompt_tokens(question: Question, measured: tuple[Measured, ...]) -> int:
     return pictures + text_tokens(question.text)
 
 
-def look(question: Question) -> tuple[Measured, ...]:
+def look(question: Question) -> tuple[PictureFacts, ...]:
     """Decode and measure the pictures. Raises BadRequest for what is none, or of another type than declared."""
     found = []
     for mime, data, _ in question.pictures:
@@ -105,7 +107,9 @@ def look(question: Question) -> tuple[Measured, ...]:
     return tuple(found)
 
 
-def answer(question: Question, measured: tuple[Measured, ...], created: int, number: int) -> dict[str, Any]:
+def answer(
+    question: Question, measured: tuple[PictureFacts, ...], created: int, number: int
+) -> dict[str, Any]:
     """The completion. created: Unix seconds. number: of the answer, for its id."""
     choices = [_choice(question, measured, index) for index in range(question.n)]
     prompt = prompt_tokens(question, measured)
@@ -125,6 +129,35 @@ def answer(question: Question, measured: tuple[Measured, ...], created: int, num
         },
         "system_fingerprint": "fp_builtin_describer",
     }
+
+
+def events(completion: dict[str, Any], wants_usage: bool) -> Iterator[bytes]:
+    """The completion as server-sent events: the role, the text word by word, the ending, the usage on request, [DONE]."""
+    base = {name: completion[name] for name in ("id", "created", "model", "system_fingerprint")}
+    base["object"] = "chat.completion.chunk"
+    for choice in completion["choices"]:
+        for delta in _deltas(choice["message"]):
+            yield _event(base | {"choices": [_piece(choice["index"], delta, None)]})
+        yield _event(base | {"choices": [_piece(choice["index"], {}, choice["finish_reason"])]})
+    if wants_usage:
+        yield _event(base | {"choices": [], "usage": completion["usage"]})
+    yield b"data: [DONE]\n\n"
+
+
+def _deltas(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield {"role": "assistant", "content": ""}
+    for word in re.findall(r"\s*\S+|\s+$", message["content"] or ""):
+        yield {"content": word}
+    for index, call in enumerate(message.get("tool_calls") or ()):
+        yield {"tool_calls": [{"index": index} | call]}
+
+
+def _piece(index: int, delta: dict[str, Any], finish: str | None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n".encode()
 
 
 # ------------------------------------------------------------------------------- the request
@@ -204,7 +237,7 @@ def _forced_tool(body: dict[str, Any]) -> dict[str, Any] | None:
 # ------------------------------------------------------------------------------- the answer
 
 
-def _choice(question: Question, measured: tuple[Measured, ...], index: int) -> tuple[dict[str, Any], int]:
+def _choice(question: Question, measured: tuple[PictureFacts, ...], index: int) -> tuple[dict[str, Any], int]:
     message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
     if question.tool is not None:
         arguments = json.dumps(_fill(question.tool.get("parameters") or {}, measured, index))
@@ -225,7 +258,7 @@ def _as_choice(index: int, message: dict[str, Any], finish: str) -> dict[str, An
     return {"index": index, "message": message, "logprobs": None, "finish_reason": finish}
 
 
-def _text(question: Question, measured: tuple[Measured, ...], index: int) -> str:
+def _text(question: Question, measured: tuple[PictureFacts, ...], index: int) -> str:
     wanted = question.response_format or {}
     if wanted.get("type") == "json_object":
         return json.dumps({"pictures": [m.facts() for m in measured]})
@@ -249,7 +282,7 @@ def _cut(text: str, question: Question) -> tuple[str, str]:
     return text, "stop"
 
 
-def _fill(schema: dict[str, Any], measured: tuple[Measured, ...], variant: int) -> Any:
+def _fill(schema: dict[str, Any], measured: tuple[PictureFacts, ...], variant: int) -> Any:
     """A value that fits a JSON schema, plainly: descriptions for text, measurements where a name asks for one."""
     if "enum" in schema:
         return schema["enum"][0]

@@ -23,7 +23,7 @@ _COLOURS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class PictureFacts:
     """width, height in pixels. brightness, contrast: 0 to 255 (mean and deviation of the luminance)."""
 
     format: str
@@ -35,16 +35,18 @@ class Measured:
 
     @property
     def shape(self) -> str:
+        """landscape, portrait or square."""
         ratio = self.width / self.height
         if 0.95 <= ratio <= 1.05:
             return "square"
         return "landscape" if ratio > 1 else "portrait"
 
     def facts(self) -> dict[str, object]:
+        """What was measured, in words."""
         return asdict(self) | {"shape": self.shape}
 
 
-def measure(data: bytes) -> Measured:
+def measure(data: bytes) -> PictureFacts:
     """Decode a picture and measure it. Raises ValueError for what is no whole picture."""
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "GIF", "WEBP")) as image:
@@ -58,7 +60,7 @@ def measure(data: bytes) -> Measured:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(str(error)) from error
     luminance = ImageStat.Stat(sample.convert("L"))
-    return Measured(
+    return PictureFacts(
         format_name,
         width,
         height,
@@ -68,7 +70,7 @@ def measure(data: bytes) -> Measured:
     )
 
 
-def describe(measured: Measured, variant: int = 0) -> str:
+def describe(measured: PictureFacts, variant: int = 0) -> str:
     """The measurements in words. variant: another order of the same facts, for n > 1."""
     m = measured
     facts = [

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from .completions import BadRequest, Question, answer, look, prompt_tokens, read_question
-from .describer import Measured
+from .completions import BadRequest, Question, answer, events, look, prompt_tokens, read_question
+from .describer import PictureFacts
 
 T = TypeVar("T")
 
@@ -58,19 +58,23 @@ class Quota:
         self._updated: float | None = None
 
     def refill(self, now: float) -> None:
+        """Let in what has come since the last look."""
         refill = (now - (self._updated or now)) * self.per_minute / 60
         self._updated = now
         self.available += refill
         self.level = min(self.per_minute, self.level + refill)
 
     def take(self, amount: float) -> None:
+        """Take an amount; the caller has seen that it is there."""
         self.level -= amount
         self.taken += amount
 
     def wait_seconds(self, amount: float) -> float:
+        """Seconds until an amount is there; 0 when now."""
         return max(0.0, (amount - self.level) * 60 / self.per_minute)
 
     def headers(self) -> dict[str, str]:
+        """The x-ratelimit headers of this bucket."""
         return {
             f"x-ratelimit-limit-{self.what}": str(self.per_minute),
             f"x-ratelimit-remaining-{self.what}": str(max(0, int(self.level))),
@@ -95,6 +99,7 @@ class BuiltinEndpoint:
         self.ledger: Counter[str] = Counter()  # hash of the body -> complete answers generated
 
     def app(self) -> web.Application:
+        """The web application."""
         app = web.Application(client_max_size=MOST_BODY_BYTES)
         for prefix in ("", "/v1"):
             app.router.add_post(f"{prefix}/chat/completions", self._chat)
@@ -117,7 +122,7 @@ class BuiltinEndpoint:
         self.counts[str(response.status)] += 1
         return response
 
-    async def _respond(self, request: web.Request, raw: bytes) -> web.Response:
+    async def _respond(self, request: web.Request, raw: bytes) -> web.StreamResponse:
         if refusal := self._check_key(request):
             return refusal
         question = await asyncio.to_thread(read_question, raw)
@@ -137,14 +142,26 @@ class BuiltinEndpoint:
             return response
         self._answers += 1
         body = answer(question, measured, int(time.time()), self._answers)
+        if self._settings.keeps_ledger and fault != "truncate":
+            self.ledger[hashlib.sha256(raw).hexdigest()] += 1
+        if question.is_stream:
+            return await self._stream(request, list(events(body, question.wants_usage)), fault == "truncate")
         response = web.json_response(body, headers=self._headers())
         if fault == "truncate":
             assert isinstance(response.body, bytes)  # noqa: S101  json_response encodes at once
             return web.Response(
                 body=response.body[: len(response.body) // 2], content_type="application/json"
             )
-        if self._settings.keeps_ledger:
-            self.ledger[hashlib.sha256(raw).hexdigest()] += 1
+        return response
+
+    async def _stream(self, request: web.Request, sent: list[bytes], is_cut: bool) -> web.StreamResponse:
+        """Send the events one by one. is_cut: only the first half, without an ending."""
+        response = web.StreamResponse(headers=self._headers() | {"Cache-Control": "no-cache"})
+        response.content_type = "text/event-stream"
+        await response.prepare(request)
+        for event in sent[: len(sent) // 2] if is_cut else sent:
+            await response.write(event)
+        await response.write_eof()
         return response
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
@@ -178,7 +195,7 @@ class BuiltinEndpoint:
         message = "Incorrect API key provided." if key else "You didn't provide an API key."
         return _error(401, message, "invalid_request_error", "invalid_api_key")
 
-    def _charge(self, question: Question, measured: tuple[Measured, ...]) -> web.Response | None:
+    def _charge(self, question: Question, measured: tuple[PictureFacts, ...]) -> web.Response | None:
         """Take what the request needs at arrival, max_tokens included, or refuse with a 429."""
         now = time.monotonic()
         needs = {"tokens": prompt_tokens(question, measured) + question.answer_tokens, "requests": 1}

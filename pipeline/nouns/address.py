@@ -48,10 +48,19 @@ class Address:
         return self.key if self.key and len(self.key) >= SHORTEST_SECRET else None
 
     @property
+    def models_url(self) -> str:
+        """Where the endpoint lists its models: beside /chat/completions, for Azure beside its deployments."""
+        parts = urlsplit(self.url)
+        path = re.sub(r"(/deployments/[^/]+)?/chat/completions$", "", parts.path) + "/models"
+        return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+
+    @property
     def is_local(self) -> bool:
+        """Whether it is on this machine: no key is needed there."""
         return (urlsplit(self.url).hostname or "").startswith(_LOOPBACK)
 
     def headers(self) -> dict[str, str]:
+        """The headers of every request, with the key where the endpoint expects it."""
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.key:
             if "/openai/deployments/" in self.url:  # Azure takes a key in a header of its own
@@ -59,6 +68,32 @@ class Address:
             else:
                 headers["Authorization"] = f"Bearer {self.key}"
         return headers
+
+
+_QUOTES = "\"'`"
+_BEFORE_A_KEY = re.compile(
+    r"(?:(?:export\s+)?[A-Za-z_][A-Za-z0-9_]*\s*=|authorization\s*[:=]|api-key\s*:|bearer\b)\s*", re.I
+)
+
+
+def clean_key(text: str) -> str | None:
+    """The key that a variable holds, without what was copied with it: quotation marks, `Bearer`, the variable's name, a
+    comment behind it.
+
+    Returns None where there is none. Raises ValueError, without the key in its message, for what cannot be a key.
+    """
+    key, before = text.strip(), None
+    while key != before:
+        before = key
+        key = re.sub(r"\s+#.*$", "", key, flags=re.S).strip().rstrip(",;").strip()
+        if len(key) > 1 and key[0] == key[-1] and key[0] in _QUOTES:
+            key = key[1:-1].strip()
+        key = _BEFORE_A_KEY.sub("", key, count=1) if _BEFORE_A_KEY.match(key) else key
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("has characters that cannot be part of a key (only printable ASCII can)")
+    if " " in key or key.strip(_QUOTES) != key:
+        raise ValueError("has spaces or quotation marks in it: give the key alone")
+    return key or None
 
 
 @lru_cache

@@ -154,6 +154,9 @@ class ChatSettings(Group):
     tool_choice: str | dict[str, JsonValue] | None = Field(
         None, description="none, auto, required, or a JSON object that names a function"
     )
+    keep_thinking: bool | None = Field(
+        None, description="leave <think>...</think> in the caption [moved to the column reasoning]"
+    )
     param: dict[str, JsonValue] | None = Field(
         None, description="any other API parameter as NAME=JSON; may be repeated"
     )
@@ -254,6 +257,12 @@ class LimitSettings(Group):
         "auto", description="obey x-ratelimit-* headers: trust, ignore, or auto (yes, except from relays)"
     )
     max_retries: int = Field(8, ge=0, le=100, description="further attempts per row after the first")
+    max_unreadable_retries: int = Field(
+        2,
+        ge=0,
+        le=100,
+        description="further attempts per row after a whole answer that cannot be read; each of them may be billed",
+    )
     retry_length: PositiveInt | None = Field(
         None,
         description="if an answer was cut off, ask once more with this as max_tokens (both are billed) [never]",
@@ -304,7 +313,7 @@ class LimitSettings(Group):
         return any(b is not None for b in (self.budget_usd, self.budget_tokens, self.budget_requests))
 
 
-class EndpointSettings(Group):
+class ConnectionSettings(Group):
     """Who is asked. The key itself is never a setting, only the name of its variable."""
 
     base_url: str | None = Field(
@@ -339,6 +348,7 @@ class RunSettings(Group):
         False,
         description="allow http(s) URLs as images of a manifest; they are fetched from public addresses only",
     )
+    strict: bool = Field(False, description="a folder of the source that cannot be read is an error")
     prepare_threads: PositiveInt | None = Field(
         None, description="threads that prepare images [one per core]"
     )
@@ -421,7 +431,7 @@ class TableSettings(Group):
     prices: PriceTable | None = Field(None, description="[prices] by model")
 
 
-class RunConfig(ChatSettings, ImageSettings, LimitSettings, EndpointSettings, RunSettings, TableSettings):
+class RunConfig(ChatSettings, ImageSettings, LimitSettings, ConnectionSettings, RunSettings, TableSettings):
     """All settings of one start, flat: the names of flags and of TOML keys."""
 
     @model_validator(mode="after")
@@ -467,7 +477,7 @@ GROUPS: tuple[tuple[str, type[Group]], ...] = (
     ("request", ChatSettings),
     ("images", ImageSettings),
     ("limits, retries, budgets", LimitSettings),
-    ("endpoint", EndpointSettings),
+    ("endpoint", ConnectionSettings),
     ("run", RunSettings),
 )
 

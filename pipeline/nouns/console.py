@@ -10,3 +10,20 @@ class Console(Protocol):
 
     def tell(self, text: str) -> None:
         """Show one line at once."""
+
+
+class ProgressConsole(Console, Protocol):
+    """A console with a progress bar."""
+
+    def advance(self, done: int, total: int) -> None:
+        """So many of `total` are done."""
+
+
+class Silent:
+    """A console that shows nothing."""
+
+    def tell(self, text: str) -> None:
+        """Show nothing."""
+
+    def advance(self, done: int, total: int) -> None:
+        """Show nothing."""

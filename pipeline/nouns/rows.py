@@ -6,9 +6,10 @@ manifest -> Row -> (Picture, ...) -> HttpAnswer -> Reply -> Outcome -> parts
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
+from typing import Protocol
 
 from .errors import RowError
 
@@ -19,6 +20,7 @@ class Row:
 
     images: as the manifest gives them; paths: the same, resolved against the manifest's folder.
     prompt: with its {columns} filled in. extra: the other columns as JSON, None where there are none.
+    embedded: (path, bytes) of pictures that stand in the manifest itself; until they are prepared.
     """
 
     id: str
@@ -26,6 +28,7 @@ class Row:
     paths: tuple[str, ...]
     prompt: str
     extra: str | None = None
+    embedded: tuple[tuple[str, bytes], ...] = field(default=(), compare=False, repr=False)
 
     @property
     def content_hash(self) -> int:
@@ -50,23 +53,25 @@ class Picture:
     sha256: str
 
 
-def _no_border(width: int, height: int) -> tuple[int, int]:
-    return width, height
-
-
-@dataclass(frozen=True, slots=True)
-class PictureBounds:
+class PictureBounds(Protocol):
     """In what size pictures are sent, and what they may weigh; by settings and model.
 
-    fit: (width, height, pictures in the row) -> the size to send, never larger. canvas: that size with
-    the border that the provider needs. base64_bytes: of one picture as it is sent, None: any.
-    request_bytes: of all pictures of a row, None: any.
+    base64_bytes: of one picture as it is sent, None: any. request_bytes: of all pictures of a row, None: any.
     """
 
-    fit: Callable[[int, int, int], tuple[int, int]]
-    canvas: Callable[[int, int], tuple[int, int]] = _no_border
-    base64_bytes: int | None = None
-    request_bytes: int | None = None
+    @property
+    def base64_bytes(self) -> int | None:
+        """Of one picture."""
+
+    @property
+    def request_bytes(self) -> int | None:
+        """Of all pictures of a row."""
+
+    def fit(self, width: int, height: int, count: int) -> tuple[int, int]:
+        """The size to send for a picture of this size in pixels, never larger. count: pictures in the row."""
+
+    def canvas(self, width: int, height: int) -> tuple[int, int]:
+        """That size with the border that the provider needs."""
 
 
 # a row with its pictures, or with the reason why there are none
@@ -136,6 +141,7 @@ class Usage:
 
     @property
     def is_reported(self) -> bool:
+        """Whether the server counted the tokens of the prompt."""
         return self.prompt_tokens is not None
 
     @property
@@ -175,7 +181,10 @@ def _both(one: Decimal | None, other: Decimal | None) -> Decimal | None:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """finish_reason: as sent. finish: normalised to stop, length, content_filter, tool_calls, other."""
+    """finish_reason: as sent. finish: normalised to stop, length, content_filter, tool_calls, other.
+
+    reasoning: the model's thinking, where the server gave it; no part of the content.
+    """
 
     index: int
     content: str | None
@@ -184,11 +193,15 @@ class Choice:
     refusal: str | None = None
     tool_calls: str | None = None  # JSON
     logprobs: str | None = None  # JSON
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole chat completion. choices is never empty, in the order of their index."""
+    """A whole chat completion. choices is never empty, in the order of their index.
+
+    is_usage_absurd: the server reported counts that cannot be true; `usage` is without them.
+    """
 
     choices: tuple[Choice, ...]
     usage: Usage
@@ -196,6 +209,13 @@ class Reply:
     model: str | None = None
     created: int | None = None
     system_fingerprint: str | None = None
+    is_usage_absurd: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """An answer without a caption: its text is blank, and it calls no tool and refuses nothing."""
+        first = self.choices[0]
+        return not (first.content and first.content.strip()) and not first.tool_calls and not first.refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,5 +266,6 @@ class Tally:
     reserved_tokens: int = 0
     cost_usd: Decimal | None = None  # None until a priced answer came
     unpriced: int = 0
+    empty: int = 0  # of the answered: without a caption
     failures_by_kind: dict[str, int] = field(default_factory=dict)
     failed_examples: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What all pages share: templates that escape what they are given, one style sheet, figures as people write them."""
+"""What all pages share: templates that escape texts, one style sheet, and how figures are written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def template(name: str, currency: str = DOLLARS) -> jinja2.Template:
-    """A page's template: `n` writes a count, `money` an amount. Texts are escaped, never markup."""
+    """The template of a page. Its filters: `n` writes a count, `money` an amount. Texts are escaped, never markup.
+
+    name: of the file in templates/. currency: of all amounts.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True
     )
@@ -28,5 +31,5 @@ def _money(currency: str, amount: Decimal | None, places: int = 4) -> str:
 
 
 def css() -> str:
-    """The style sheet, to stand in the page itself."""
+    """The style sheet, for inclusion in the page itself."""
     return (_TEMPLATES / "base.css").read_text(encoding="utf-8")

@@ -18,9 +18,9 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where it keeps its font cache is nobody's business
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it reports where it keeps its font cache
 
-# stand-ins that matplotlib takes for colours; each becomes a variable of the page
+# placeholders that matplotlib accepts as colours; each becomes a CSS variable of the page
 _COLOURS = {
     "#0a0b0c": "var(--ink)",
     "#1a1b1c": "var(--soft)",
@@ -53,7 +53,11 @@ _STYLE: Any = {
 
 
 def over_time(minutes: Sequence[int], values: Sequence[float], unit: str, limit: float | None = None) -> str:
-    """A line over Unix minutes. unit: goes before the figures ($) or is empty. limit: a level to compare with."""
+    """A line over time, as SVG.
+
+    minutes: Unix minutes, one a value. unit: before each figure ("$"), or empty. limit: a level to compare with, in
+    the unit of the values; None for none.
+    """
     with mpl.rc_context(_STYLE):
         figure, axes = _axes(unit)
         times: Any = [datetime.fromtimestamp(60 * minute, UTC) for minute in minutes]
@@ -68,20 +72,22 @@ def over_time(minutes: Sequence[int], values: Sequence[float], unit: str, limit:
         return _svg(figure)
 
 
-def distribution(columns: Sequence[tuple[float, float, int]], is_whole: bool = False) -> str:
-    """Bars of (from, to, count). is_whole: of whole numbers."""
+def distribution(bars: Sequence[tuple[float, float, int]], is_whole: bool = False) -> str:
+    """A bar chart, as SVG. bars: (from, to, count) of each bar. is_whole: the values are whole numbers."""
     with mpl.rc_context(_STYLE):
         figure, axes = _axes("")
-        lows = [low for low, _, _ in columns]
-        widths = [max(high - low, 1e-12) for low, high, _ in columns]
-        if len(columns) == 1 and columns[0][0] == columns[0][1]:
+        lows = [low for low, _, _ in bars]
+        widths = [max(high - low, 1e-12) for low, high, _ in bars]
+        if len(bars) == 1 and bars[0][0] == bars[0][1]:
             widths = [max(0.2 * abs(lows[0]), 1e-9)]
             lows = [lows[0] - widths[0] / 2]
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        if len(lows) == 1:  # one bar is no wall
+        axes.bar(lows, [count for _, _, count in bars], widths, align="edge", color=_BAR, linewidth=0)
+        if len(lows) == 1:  # else one bar would fill the chart, and the axis would name values that cannot be
             axes.set_xlim(lows[0] - 3 * widths[0], lows[0] + 4 * widths[0])
-        axes.bar(lows, [count for _, _, count in columns], widths, align="edge", color=_BAR, linewidth=0)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=is_whole))
+            axes.set_xticks([lows[0] + widths[0] / 2])
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=is_whole))
         axes.xaxis.set_major_formatter(_short(""))
         return _svg(figure)
 
@@ -96,7 +102,7 @@ def _axes(unit: str) -> tuple[Figure, Any]:
 
 
 def _short(unit: str) -> FuncFormatter:
-    """1,200 as 1.2k: room is scarce."""
+    """1,200 as 1.2k, because there is little room."""
 
     def text(value: float, _position: object) -> str:
         for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -111,7 +117,7 @@ def _svg(figure: Figure) -> str:
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = out.getvalue()
-    text = text[text.index("<svg") :]  # what stands before it belongs to a file of its own
+    text = text[text.index("<svg") :]  # the XML header before it belongs to a separate file
     for colour, variable in _COLOURS.items():
         text = text.replace(colour, variable)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)

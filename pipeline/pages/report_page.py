@@ -1,42 +1,40 @@
-"""report.html: what runs came to, as one file for a browser. It asks nobody for anything.
+"""report.html: cost, tokens and failures of runs, as one file for a browser. No request to outside.
 
-Everything from a manifest or a server is escaped by the template; the charts are drawn here.
+The template escapes everything from a manifest or a server; the charts are drawn here.
 """
 
 from __future__ import annotations
 
-import base64
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..accounts.report import Line, Place, Report, read_rows
-from ..nouns.config import IMAGE_DEFAULTS
-from ..nouns.errors import RowError
+from ..accounts.report import Line, Report, read_rows
+from ..accounts.run_images import RunImages
 from ..nouns.money import DOLLARS
 from ..store.folder import RunFolder, utc_now
 from . import html, plots
-from .thumbnail import thumbnail
+from .thumbnails import data_url
 
-_MOST_LINES = 200
-_MOST_POINTS = 240  # of a line: more are not seen
+_MAX_LINES = 200
+_MAX_POINTS = 240  # of a line: more cannot be seen
 _BARS = 24
-_THUMBNAIL_SIDE_PX = 320
 _ROW_COLUMNS = ("id", "image", "content", "refusal", "cost_usd", "prompt_tokens", "completion_tokens")
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
+    """title and note: plain text. svg: markup of our own."""
+
     title: str
     note: str
     svg: str
 
 
 def write_report(folder: RunFolder, report: Report) -> Path:
-    """Write report.html into the folder; returns its path. report: of this run, or of several."""
+    """Write report.html into the folder; return its path. report: of this run, or of several."""
     lines = report.lines()
-    most = max((_weight(line) for _, line in lines), default=0.0)
+    heaviest = max((_weight(line) for _, line in lines), default=0.0)
     page = html.template("report.html", report.currency).render(
         report=report,
         title=", ".join(run.path for run in report.runs),
@@ -46,17 +44,17 @@ def write_report(folder: RunFolder, report: Report) -> Path:
         lost=report.lost,
         latency=report.spreads["latency_s"],
         charts=_charts(report),
-        lines=lines[:_MOST_LINES],
-        more_lines=max(0, len(lines) - _MOST_LINES),
-        share=lambda line: round(100 * _weight(line) / most, 2) if most else 0,
-        dearest=_dearest(report),
+        lines=lines[:_MAX_LINES],
+        more_lines=max(0, len(lines) - _MAX_LINES),
+        share=lambda line: round(100 * _weight(line) / heaviest, 2) if heaviest else 0,
+        most_expensive=_most_expensive(report),
     )
     folder.write_page(folder.report, page)
     return folder.report
 
 
 def _weight(line: Line) -> float:
-    """For the bars beside the groups: money, else tokens."""
+    """Length of the bar beside a group: money; without a price, tokens (shorter than any price)."""
     return float(line.cost_usd) if line.cost_usd is not None else line.tokens * 1e-15
 
 
@@ -72,7 +70,7 @@ def _over_time(report: Report) -> list[Chart]:
         return []
     unit = "$" if report.currency == DOLLARS else ""
     first, last = min(report.minutes), max(report.minutes)
-    step = -(-(last - first + 1) // _MOST_POINTS)  # minutes a point
+    step = -(-(last - first + 1) // _MAX_POINTS)  # minutes a point
     starts = list(range(first, last + 1, step))
     tokens, costs = [0.0] * len(starts), [0.0] * len(starts)
     for minute, sums in report.minutes.items():
@@ -105,7 +103,7 @@ def _distributions(report: Report) -> list[Chart]:
         spread = report.spreads[name]
         if spread.count:
             is_whole = name != "latency_s"
-            svg = plots.distribution(spread.columns(_BARS, is_whole), is_whole)
+            svg = plots.distribution(spread.bars(_BARS, is_whole), is_whole)
             charts.append(Chart(title, note, svg))
     return charts
 
@@ -113,25 +111,11 @@ def _distributions(report: Report) -> list[Chart]:
 # ------------------------------------------------------------------------------- rows
 
 
-def _dearest(report: Report) -> list[dict[str, Any]]:
+def _most_expensive(report: Report) -> list[dict[str, Any]]:
     rows = []
     for place in report.dearest:
+        images = RunImages.of_run(place.folder.read_run())
         for row in read_rows([place], _ROW_COLUMNS):
-            rows.append(row | {"thumbnail": _thumbnail(place, row["image"])})
+            picture = data_url(images, row["image"][0]) if row["image"] else None
+            rows.append(row | {"thumbnail": picture})
     return rows
-
-
-def _thumbnail(place: Place, images: list[str] | None) -> str | None:
-    """Inside the page itself; None where the picture cannot be read any more."""
-    run = place.folder.read_run()
-    pictures = IMAGE_DEFAULTS | run["answer_settings"]
-    source = Path(run["source"])
-    base = source if source.is_dir() else source.parent
-    if not images or "://" in images[0]:
-        return None
-    try:
-        path = os.path.join(base, images[0])  # noqa: PTH118  an absolute path stays as it is
-        data = thumbnail(path, _THUMBNAIL_SIDE_PX, pictures["frame"], pictures["background"])
-    except RowError:
-        return None
-    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"

@@ -1,4 +1,4 @@
-"""The same picture twice in a run is prepared once: rows that ask several things of one file, copies."""
+"""Equal pictures of a run are prepared once: several rows may ask about one file, or about copies of it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from concurrent.futures import Future
 
 from ..nouns.rows import Picture
 
-MOST_BYTES = 32 * 2**20
+MAX_BYTES = 32 * 2**20
 
 
 class PictureCache:
-    """Prepared pictures, those used last kept. All methods may be called from several threads.
+    """Prepared pictures; the least recently used are dropped. Safe in several threads.
 
-    most_bytes: of base64 in all.
+    max_bytes: of base64 in all.
     """
 
-    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._lock = threading.Lock()
+        # least recently used first; a future that is not done is being made. Guarded by the lock, as is _bytes
         self._held: OrderedDict[Hashable, Future[Picture]] = OrderedDict()
-        self._bytes = 0
+        self._bytes = 0  # of base64, of the pictures that are done
 
     def get(self, key: Hashable, make: Callable[[], Picture]) -> Picture:
-        """The picture of this key, made now if nobody has; who comes meanwhile waits for it.
+        """The picture of a key. The first caller makes it; a caller that comes meanwhile waits for it.
 
-        Raises what `make` raises; a failure is not kept, its message names one file.
+        key: of the file's content and of all that decides how it is sent. Raises what `make` raises; a failure is
+        not kept, because its message names one file.
         """
         with self._lock:
             held = self._held.get(key)
@@ -40,7 +42,7 @@ class PictureCache:
             return make() if held.exception() else held.result()
         try:
             picture = make()
-        except BaseException as error:
+        except BaseException as error:  # waiting threads must not hang, not even at an interrupt
             with self._lock:
                 del self._held[key]
             mine.set_exception(error)
@@ -52,7 +54,7 @@ class PictureCache:
         with self._lock:
             mine.set_result(picture)
             self._bytes += len(picture.base64)
-            while self._bytes > self._most_bytes:
+            while self._bytes > self._max_bytes:
                 key, oldest = next((k, held) for k, held in self._held.items() if held.done())
                 self._bytes -= len(oldest.result().base64)
                 del self._held[key]

@@ -1,7 +1,7 @@
-"""CMYK, LAB and embedded ICC profiles -> sRGB, as every server takes a picture to be.
+"""CMYK, LAB and embedded ICC profiles -> sRGB, which every server assumes.
 
-Transforms are Little CMS's, relative colorimetric with black point compensation; one is made for each
-profile and kept, since all photos of a camera have the same. A profile that does not fit its picture
+Little CMS makes the transforms: relative colorimetric with black point compensation. One is made for each
+profile and kept, since all photos of a camera have the same profile. A profile that does not match its picture
 or cannot be read is ignored.
 """
 
@@ -13,19 +13,25 @@ from itertools import product
 
 from PIL import Image, ImageChops, ImageCms
 
-# sRGB by another maker, or by another version of the standard: less than anybody sees
-_MOST_DIFFERENCE = 5
+# levels of 255; sRGB profiles of other makers and versions differ by less, which is not visible
+_MAX_DIFFERENCE = 5
 _SPACES = {"RGB": "RGB", "RGBA": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 _LEVELS = (0, 32, 64, 96, 128, 160, 192, 224, 255)
 
 
 def is_srgb(profile: bytes | None, mode: str) -> bool:
-    """Whether pixels of this mode can go as they are: no profile that fits, or sRGB by any name."""
+    """Whether pixels are sRGB already: the profile is sRGB by any name, or does not match the mode.
+
+    profile: ICC, None where there is none. mode: Pillow's.
+    """
     return profile is None or _transform(profile, mode) is None
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """The same picture in sRGB: L, LA, RGB or RGBA, alpha as it was. Takes these, CMYK and LAB."""
+    """The same picture in sRGB, alpha unchanged.
+
+    image: L, LA, RGB, RGBA, CMYK or LAB. profile: ICC, None where there is none. Returns L, LA, RGB or RGBA.
+    """
     if image.mode == "LAB":
         return _apply(image, _lab_transform())
     if image.mode == "LA" and profile:
@@ -45,7 +51,7 @@ def _apply(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.I
 
 @lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """None where nothing is to be done: already sRGB, or a profile for other pixels than these."""
+    """None where nothing has to be done: already sRGB, or a profile for another mode."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if source.profile.xcolor_space.strip() != _SPACES.get(mode):
@@ -74,7 +80,7 @@ def _to_srgb(source: ImageCms.ImageCmsProfile, mode: str, target: str) -> ImageC
 
 
 def _moves_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Tried on colours from all over the cube."""
+    """Whether colours from all over the RGB cube come out as they went in."""
     if mode == "CMYK":
         return False
     colours = product(_LEVELS, repeat=3)
@@ -82,4 +88,4 @@ def _moves_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     cube.putdata([(r, r, r) if mode == "L" else (r, g, b) for r, g, b in colours])
     moved = _apply(cube.convert(mode), transform).convert("RGB")
     difference = ImageChops.difference(cube, moved)
-    return max(high for _, high in difference.getextrema()) <= _MOST_DIFFERENCE  # type: ignore[misc]
+    return max(high for _, high in difference.getextrema()) <= _MAX_DIFFERENCE  # type: ignore[misc]

@@ -1,8 +1,7 @@
 """What a file's own bytes say it is: format, size, orientation, and whether it may be sent untouched.
 
-Pure, knows no library, decodes nothing (about a microsecond a file; asking Pillow for the
-orientation of a PNG without an eXIf chunk would decode the whole picture). Formats by JPEG (T.81),
-PNG (ISO 15948) and EXIF 2.3 for tag 0x0112.
+Pure, and nothing is decoded: some microseconds a file (Pillow would decode a whole PNG to say the orientation
+of one without an eXIf chunk). Formats by ITU T.81 (JPEG), ISO 15948 (PNG) and EXIF 2.3 for tag 0x0112.
 """
 
 from __future__ import annotations
@@ -11,55 +10,22 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# which files of a folder are rows at all; what they really are, their bytes say
-PICTURE_EXTENSIONS = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".mpo",
-        ".png",
-        ".apng",
-        ".webp",
-        ".avif",
-        ".avifs",
-        ".gif",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".ico",
-        ".icns",
-        ".jp2",
-        ".j2k",
-        ".jpx",
-        ".jpf",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".tga",
-        ".pcx",
-        ".sgi",
-        ".rgb",
-        ".qoi",
-        ".dds",
-        ".heic",
-        ".heif",
-        ".hif",
-        ".psd",
-        ".cur",
-        ".xbm",
-        ".xpm",
-        ".ras",
-        ".fits",
-    ]
+from .segments import (
+    JPEG_END,
+    JPEG_SIGNATURE,
+    PNG_SIGNATURE,
+    START_OF_SCAN,
+    is_critical,
+    jpeg_segments,
+    png_chunks,
 )
-_JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+
+_APP1, _APP2 = 0xE1, 0xE2
 _JPEG_PLAIN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive; Huffman
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_jpeg_frame = struct.Struct(">BHHB").unpack_from
+# ISO 15948, table 11.1: bits a sample that each colour type may have
+_PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 
 
@@ -67,9 +33,9 @@ _HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", 
 class Header:
     """format: jpeg or png. width, height: as stored, before the orientation is applied.
 
-    orientation: EXIF 1 to 8. is_plain: 8 bits a channel, grey or RGB (or an opaque palette), one
-    frame, and the structure is whole up to the end mark: every server reads it as we would, but for
-    the colours where has_profile: an ICC profile is embedded.
+    orientation: EXIF 1 to 8. is_plain: 8 bits a channel, grey or RGB (or an opaque palette), one frame, and
+    whole up to the end mark, so every server shows it as we would, except for the colours of an embedded ICC
+    profile. has_profile: whether there is one.
     """
 
     format: str
@@ -81,13 +47,14 @@ class Header:
 
     @property
     def mime(self) -> str:
+        """For a data URL."""
         return f"image/{self.format}"
 
 
 def read_header(data: bytes) -> Header | None:
-    """The header of a JPEG or PNG; None for anything else or where it makes no sense."""
+    """The header of a JPEG or PNG; None for another format and for a header that is cut or invalid."""
     try:
-        if data.startswith(b"\xff\xd8\xff"):
+        if data.startswith(JPEG_SIGNATURE):
             return _jpeg(data)
         if data.startswith(PNG_SIGNATURE):
             return _png(data)
@@ -96,8 +63,36 @@ def read_header(data: bytes) -> Header | None:
     return None
 
 
+def is_unusual_jpeg(data: bytes) -> bool:
+    """Whether it is a JPEG of a kind that few decoders read: lossless, hierarchical, arithmetic, or not of 8 bits."""
+    if not data.startswith(JPEG_SIGNATURE):
+        return False
+    try:
+        return any(
+            marker not in _JPEG_PLAIN_FRAMES or data[start + 4] != 8
+            for marker, start, _ in jpeg_segments(data)
+            if marker in _JPEG_FRAMES
+        )
+    except (struct.error, IndexError):
+        return False
+
+
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a WebP's canvas in pixels; None for another format. Layout by RFC 9649."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return None
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack_from("<HH", data, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
 def is_heif(data: bytes) -> bool:
-    """A HEIC; an AVIF may have the same general brand and says so among its compatible ones."""
+    """Whether it is HEIC. An AVIF may have the same general brand; it names itself among the compatible ones."""
     if data[4:8] != b"ftyp" or data[8:12] not in _HEIF_BRANDS:
         return False
     brands = data[16 : min(int.from_bytes(data[:4], "big"), 256)]
@@ -105,67 +100,53 @@ def is_heif(data: bytes) -> bool:
 
 
 def _jpeg(data: bytes) -> Header | None:
-    at, orientation, is_plain, has_profile = 2, 1, True, False
     width = height = 0
-    while True:
-        if data[at] != 0xFF:
-            return None
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        if marker in _JPEG_WITHOUT_LENGTH:
-            at += 2
-            continue
-        if marker == 0xD9 or (marker == 0xDA and not width):  # end or scan before any frame
-            return None
-        if marker == 0xDA:
-            return Header("jpeg", width, height, orientation, is_plain, has_profile)
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
+    orientation, is_plain, has_profile = 1, True, False
+    for marker, start, end in jpeg_segments(data):
         if marker in _JPEG_FRAMES:
-            precision, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
+            precision, height, width, components = _jpeg_frame(data, start + 4)
             if not width or not height:
                 return None
-            is_plain = (
-                is_plain
-                and marker in _JPEG_PLAIN_FRAMES
-                and precision == 8
-                and components in (1, 3)
-                and data.endswith(b"\xff\xd9")
-            )
-        segment = at + 4
-        if marker == 0xE1 and data[segment : segment + 6] == b"Exif\0\0":
-            orientation = exif_orientation(data[segment + 6 : at + 2 + length])
-        elif marker == 0xE2 and data[segment : segment + 4] == b"MPF\0":
-            is_plain = False  # more pictures follow the first: bytes nobody will look at
-        elif marker == 0xE2 and data[segment : segment + 12] == b"ICC_PROFILE\0":
+            is_supported = marker in _JPEG_PLAIN_FRAMES and precision == 8 and components in (1, 3)
+            is_plain = is_plain and is_supported and data.endswith(JPEG_END)
+        elif marker == _APP1 and data.startswith(b"Exif\0\0", start + 4):
+            orientation = exif_orientation(data[start + 10 : end])
+        elif marker == _APP2 and data.startswith(b"MPF\0", start + 4):
+            is_plain = False  # more pictures follow the first: bytes that no server shows
+        elif marker == _APP2 and data.startswith(b"ICC_PROFILE\0", start + 4):
             has_profile = True
-        at += 2 + length
+        elif marker == START_OF_SCAN and width:
+            return Header("jpeg", width, height, orientation, is_plain, has_profile)
+    return None
 
 
 def _png(data: bytes) -> Header | None:
-    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
-    if data[12:16] != b"IHDR" or not width or not height:
+    width, height, depth, colour, *methods = struct.unpack_from(">IIBBBBB", data, 16)
+    if data[8:16] != b"\0\0\0\rIHDR" or not width or not height:
         return None
-    at, orientation, has_profile = 8, 1, False
-    is_plain = depth <= 8 and colour in (0, 2, 3)  # grey, RGB, palette; 4 and 6 carry alpha
+    if depth not in _PNG_DEPTHS.get(colour, ()) or methods[:2] != [0, 0] or methods[2] > 1:
+        return None
+    orientation, has_profile = 1, False
+    is_plain = depth <= 8 and colour in (0, 2, 3)  # grey, RGB, palette; 4 and 6 have an alpha channel
     is_whole = has_pixels = False
-    while at + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
+    has_palette = colour != 3
+    view = memoryview(data)  # slices of it are not copies
+    for kind, start, end in png_chunks(data):
         if kind in (b"tRNS", b"acTL"):  # transparency, animation
             is_plain = False
         elif kind == b"eXIf":
-            orientation = exif_orientation(data[at + 8 : at + 8 + length])
+            orientation = exif_orientation(data[start + 8 : end - 4])
         elif kind == b"iCCP":
             has_profile = True
+        elif kind == b"PLTE":
+            has_palette = has_palette or 0 < (end - start - 12) // 3 <= 256
+        elif kind == b"IDAT":
+            has_pixels = has_palette
         elif kind == b"IEND":
             is_whole = has_pixels
             break
-        has_pixels = has_pixels or kind == b"IDAT"
-        is_critical = not kind[0] & 0x20
-        if is_critical and zlib.crc32(data[at + 4 : at + 8 + length]) != _number(data, at + 8 + length):
+        if is_critical(kind) and zlib.crc32(view[start + 4 : end - 4]) != _number(data, end - 4):
             break
-        at += 12 + length
     return Header("png", width, height, orientation, is_plain and is_whole, has_profile)
 
 
@@ -174,7 +155,10 @@ def _number(data: bytes, at: int) -> int:
 
 
 def exif_orientation(tiff: bytes) -> int:
-    """Tag 0x0112 of the first directory of an EXIF block; 1 where it is absent or nonsense."""
+    """Tag 0x0112 of the first directory of an EXIF block, 1 to 8; 1 where it is absent or invalid.
+
+    tiff: the block from its byte order mark.
+    """
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None:
         return 1

@@ -7,20 +7,22 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from ..nouns.errors import RowError
+from ..nouns.image_path import is_remote
 from ..nouns.rows import Prepared, Row
 from .prepare import Fetched, PicturePreparer
-from .remote import RemotePictures, is_url
+from .remote import RemotePictures
 
 _SHARED_HOP_SECONDS = 0.01
 _ROWS_DOWNLOADED_AT_ONCE = 32
 
 
 class PicturePool:
-    """Prepares rows.
+    """Prepares the pictures of rows in threads.
 
-    remote: gets the pictures that are URLs; None where there are none. threads: None means one a core.
+    remote: downloads the pictures that are URLs; None where there are none. threads: None means one per core.
     """
 
     def __init__(
@@ -33,19 +35,20 @@ class PicturePool:
 
     @property
     def calls_at_once(self) -> int:
-        """How many calls of `prepare` keep it busy: one more than threads, or enough that downloads overlap."""
+        """How many concurrent calls of `prepare` keep it busy: one more than threads, or enough for downloads to overlap."""
         return self._threads + 1 if self._remote is None else _ROWS_DOWNLOADED_AT_ONCE
 
     async def prepare(self, rows: Sequence[Row]) -> list[Prepared]:
-        """The pictures of the first of `rows`, as many as take about 10 ms; at least one row's.
+        """The first of `rows` with their pictures: as many as take about 10 ms, at least one.
 
-        A hop to a thread and back costs as much as a small picture itself, so small ones share it.
+        A hop to a thread and back costs as much as a small picture, so several small ones share one hop. A row
+        whose picture cannot be read comes with its RowError.
         """
         loop = asyncio.get_running_loop()
         if self._remote is None:
             return await loop.run_in_executor(self._executor, self._prepare_some, rows, None)
-        rows = rows[:1]  # one waits for its own download, not for its neighbour's
-        fetched = await self._remote.fetch_all([path for path in rows[0].paths if is_url(path)])
+        rows = rows[:1]  # a row waits for its own download only
+        fetched = await self._remote.fetch_all([path for path in rows[0].paths if is_remote(path)])
         return await loop.run_in_executor(self._executor, self._prepare_some, rows, fetched)
 
     def _prepare_some(self, rows: Sequence[Row], fetched: Fetched | None) -> list[Prepared]:
@@ -53,9 +56,9 @@ class PicturePool:
         done: list[Prepared] = []
         for row in rows:
             try:
-                done.append((row, self._preparer.prepare_row(row, fetched)))
+                done.append((_without_bytes(row), self._preparer.prepare_row(row, _found(row, fetched))))
             except RowError as error:
-                done.append((row, error))
+                done.append((_without_bytes(row), error))
             except MemoryError:
                 done.append((row, RowError(f"{row.id}: not enough memory for it", kind="image_too_large")))
             if time.monotonic() > until:
@@ -63,4 +66,15 @@ class PicturePool:
         return done
 
     def close(self) -> None:
-        self._executor.shutdown(wait=False, cancel_futures=True)  # a large picture must not hold up a stop
+        """Stop the threads without waiting for the picture that one may be preparing."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _found(row: Row, fetched: Fetched | None) -> Fetched | None:
+    """What need not be read from files: downloads, and pictures that stand in the manifest."""
+    return {**(fetched or {}), **dict(row.embedded)} if row.embedded else fetched
+
+
+def _without_bytes(row: Row) -> Row:
+    """Once the pictures are prepared, the row needs them no more."""
+    return replace(row, embedded=()) if row.embedded else row

@@ -1,8 +1,7 @@
 """A row's pictures, ready to be sent.
 
-The cheapest way first: a JPEG or PNG that is plain, upright, in sRGB and within the bounds is sent as it
-is, but for its metadata (read, hash, base64: about 0.1 ms for 100 KB). Anything else is decoded, turned,
-shrunk and encoded.
+A JPEG or PNG that is plain, upright, in sRGB and within the bounds is sent as it is, without its metadata (read,
+hash, base64: about 0.1 ms for 100 KB). Any other picture is decoded, turned upright, shrunk and encoded.
 """
 
 from __future__ import annotations
@@ -11,18 +10,20 @@ import hashlib
 from collections.abc import Mapping
 
 import pybase64
-from PIL import Image
 
 from ..nouns.config import ImageSettings
 from ..nouns.errors import RowError
 from ..nouns.rows import Picture, PictureBounds, Row
 from .cache import PictureCache
 from .colour import is_srgb
-from .decode import decode, embedded_profile
-from .encode import DoesNotFit, Encoded, encode
+from .decode import embedded_profile
+from .encode import Encoded, base64_size
 from .files import read_file
 from .header import Header, read_header
 from .metadata import without_metadata
+from .notes import DecodeNotes
+from .render import Bounds, Look
+from .renderer import Renderer
 
 Fetched = Mapping[str, bytes | RowError]  # by URL
 
@@ -30,49 +31,55 @@ Fetched = Mapping[str, bytes | RowError]  # by URL
 class PicturePreparer:
     """Prepares the pictures of one run.
 
-    settings: quality, frame, background. bounds: sizes and bytes. All methods may be called from several threads.
+    settings: quality, frame, background. bounds: sizes and bytes. notes: of what is being decoded; None keeps none.
+    Safe in several threads.
     """
 
-    def __init__(self, settings: ImageSettings, bounds: PictureBounds) -> None:
+    def __init__(
+        self, settings: ImageSettings, bounds: PictureBounds, notes: DecodeNotes | None = None
+    ) -> None:
         self._settings = settings
+        self._look = Look(settings.frame, settings.background, settings.jpeg_quality)
         self._bounds = bounds
+        self._renderer = Renderer(notes)
         self._cache = PictureCache()
 
     def prepare_row(self, row: Row, fetched: Fetched | None = None) -> tuple[Picture, ...]:
-        """All pictures of a row, in their order. Raises RowError for the first that can't be read.
+        """All pictures of a row, in their order. Raises RowError for the first that cannot be read.
 
-        fetched: what was got for those that are URLs.
+        fetched: by URL, what was downloaded; None where no picture is a URL.
         """
         files = [(path, _bytes_of(path, fetched)) for path in row.paths]
         pictures = [self.prepare(path, data, len(files)) for path, data in files]
-        most = self._bounds.request_bytes
-        if most is None or sum(len(p.base64) for p in pictures) <= most:
+        max_bytes = self._bounds.request_bytes
+        if max_bytes is None or sum(len(p.base64) for p in pictures) <= max_bytes:
             return tuple(pictures)
-        share = _share([len(p.base64) for p in pictures], most)
+        share = _share([len(p.base64) for p in pictures], max_bytes)
         return tuple(
             picture if len(picture.base64) <= share else self.prepare(path, data, len(files), share)
             for picture, (path, data) in zip(pictures, files, strict=True)
         )
 
     def prepare(self, path: str, data: bytes, count: int = 1, base64_bytes: int | None = None) -> Picture:
-        """One picture, ready to be sent. Raises RowError that names it.
+        """One picture, ready to be sent. Raises RowError that names path.
 
-        count: pictures in its row. base64_bytes: what it may weigh, where that is less than the run's bound.
+        data: the bytes of its file. count: pictures in its row. base64_bytes: the bound of its base64; None for the
+        run's.
         """
-        most = self._bounds.base64_bytes if base64_bytes is None else base64_bytes
+        max_bytes = self._bounds.base64_bytes if base64_bytes is None else base64_bytes
         sha256 = hashlib.sha256(data).hexdigest()
         header = read_header(data)
         if header is not None and self._may_pass(header, data, count):
             sent = without_metadata(data) if self._settings.strip_metadata else data
-            if sent is not None and (most is None or -(-len(sent) // 3) * 4 <= most):
+            if sent is not None and (max_bytes is None or base64_size(len(sent)) <= max_bytes):
                 return _picture(Encoded(sent, header.mime, (header.width, header.height)), sha256)
         return self._cache.get(
-            (sha256, count, most),
-            lambda: _picture(self._encode(path, data, header, count, most), sha256),
+            (sha256, count, max_bytes),
+            lambda: _picture(self._render(path, data, sha256, count, max_bytes), sha256),
         )
 
     def _may_pass(self, header: Header, data: bytes, count: int) -> bool:
-        """Whether every server will see the file's own bytes as we would show them."""
+        """Whether every server shows the file's own bytes as we would, so that nothing has to be decoded."""
         size = header.width, header.height
         if not (header.is_plain and header.orientation == 1 and self._fit(*size, count) == size):
             return False
@@ -80,37 +87,25 @@ class PicturePreparer:
             return True
         try:
             return is_srgb(*embedded_profile(data))
-        except (OSError, SyntaxError, ValueError):  # decoding says what it is
+        except (OSError, SyntaxError, ValueError):  # decoding gives the reason
             return False
 
     def _fit(self, width: int, height: int, count: int) -> tuple[int, int]:
-        """The size to send; another than asked for also where a border is needed."""
+        """The size to send, with the border that the provider needs."""
         size = self._bounds.fit(width, height, count)
         return self._bounds.canvas(*size)
 
-    def _encode(self, path: str, data: bytes, header: Header | None, count: int, most: int | None) -> Encoded:
-        settings, bounds = self._settings, self._bounds
-        image, format_name = decode(
-            path, data, header, lambda w, h: bounds.fit(w, h, count), settings.frame, settings.background
-        )
-        canvas = bounds.canvas(*image.size)
-        if canvas != image.size:
-            image = _on_canvas(image, canvas, settings.background)
-        try:
-            return encode(image, format_name, settings.jpeg_quality, None if most is None else most // 4 * 3)
-        except DoesNotFit as error:
-            least = -(-error.least_bytes // 3) * 4
-            raise RowError(
-                f"{path}: {least:,} bytes of base64 even small and coarse, more than {most:,} (--max-bytes,"
-                " --max-request-bytes)",
-                kind="image_too_large",
-            ) from None
+    def _render(self, path: str, data: bytes, sha256: str, count: int, max_bytes: int | None) -> Encoded:
+        bounds = Bounds(lambda w, h: self._bounds.fit(w, h, count), self._bounds.canvas, max_bytes)
+        return self._renderer.render(path, data, sha256, bounds, self._look)
 
 
 def _bytes_of(path: str, fetched: Fetched | None) -> bytes:
     found = fetched.get(path) if fetched else None
     if isinstance(found, RowError):
         raise found
+    if found == b"":
+        raise RowError(f"{path}: the picture in the manifest is empty or broken", kind="image_broken")
     return read_file(path) if found is None else found
 
 
@@ -125,18 +120,12 @@ def _picture(encoded: Encoded, sha256: str) -> Picture:
     )
 
 
-def _on_canvas(image: Image.Image, size: tuple[int, int], background: str) -> Image.Image:
-    canvas = Image.new("RGB", size, background)
-    canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
-    return canvas
-
-
-def _share(weights: list[int], most: int) -> int:
-    """What the heaviest may weigh so that all together stay within `most`; the lighter ones keep theirs."""
-    left, ordered = most, sorted(weights)
-    for position, weight in enumerate(ordered):
-        share = left // (len(ordered) - position)
-        if weight > share:
+def _share(sizes: list[int], max_bytes: int) -> int:
+    """The bound of each picture with which all together stay within `max_bytes`; smaller ones keep their size."""
+    available, ordered = max_bytes, sorted(sizes)
+    for position, size in enumerate(ordered):
+        share = available // (len(ordered) - position)
+        if size > share:
             return share
-        left -= weight
+        available -= size
     return ordered[-1]

@@ -49,6 +49,7 @@ class Budget:
 
     @property
     def has_requests_in_flight(self) -> bool:
+        """Whether a request in flight may still free some of the budget."""
         return self._out > 0
 
     def fits(self, most: Spending) -> bool:
@@ -61,6 +62,7 @@ class Budget:
         )
 
     def hold_back(self, most: Spending) -> None:
+        """A request that may cost `most` goes now."""
         self.held_back += most
         self._out += 1
 

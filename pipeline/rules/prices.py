@@ -73,13 +73,10 @@ class Rates:
 
     def most(self, prompt: int, completion: int) -> Decimal:
         """What so many tokens may cost, whichever of them turn out to be cached or reasoning."""
-        dearest = Usage(
-            prompt,
-            completion,
-            cached_tokens=prompt if self.cached > self.prompt else 0,
-            reasoning_tokens=completion if self.reasoning > self.completion else 0,
-        )
-        return self.cost(dearest)
+        if self.up_to_tokens is not None and prompt >= self.up_to_tokens:
+            return self._of_a_tier(prompt, completion, prompt if self.cached > self.prompt else 0)
+        rate, answer_rate = max(self.prompt, self.cached), max(self.completion, self.reasoning)
+        return (prompt * rate + completion * answer_rate) / _MILLION
 
 
 class PriceBook:
@@ -99,6 +96,7 @@ class PriceBook:
 
     @property
     def currency(self) -> str:
+        """Of all prices: three letters, as USD."""
         return self._table.currency
 
     def on(self, day: datetime) -> PriceBook:

@@ -2,7 +2,7 @@
 
 Which failure is worth another attempt is in its class (nouns/errors.py): TransientError is, the rest
 is not. A 429 was not paid for and says nothing about the row, so it has a bound of its own, far away.
-An empty answer is asked for twice at most: the next will hardly say more, and it may be billed.
+A whole answer that cannot be read was billed, and so is the next: it has a bound of its own, near.
 An AccountError is tried again too, until the circuit breaker believes it: relays give 401 for trouble in
 their database, and one such word should not end a night's run.
 """
@@ -17,21 +17,24 @@ from ..nouns.errors import AccountError, RateLimited, TransientError
 from .backoff import Backoff
 
 MOST_REFUSALS = 100
-MOST_EMPTY = 2
 
 
 class RowRetries:
     """The attempts of one row after its first has failed; most rows never need one (it costs 45 us).
 
-    max_retries: attempts after the first. stopping: once set, the next failure is the last.
+    max_retries: attempts after the first. max_unreadable: attempts after the first whole answer that cannot be read.
+    stopping: once set, the next failure is the last.
     """
 
-    def __init__(self, max_retries: int, backoff: Backoff, stopping: asyncio.Event) -> None:
+    def __init__(
+        self, max_retries: int, backoff: Backoff, stopping: asyncio.Event, max_unreadable: int = 2
+    ) -> None:
         self._max_retries = max_retries
+        self._max_unreadable = max_unreadable
         self._backoff = backoff
         self._stopping = stopping
         self._refusals = 0  # failures for a limit; they do not count against max_retries
-        self._empty = 0  # answers that said nothing
+        self._unreadable = 0  # whole answers that cannot be read: each may be billed
 
     def attempts(self) -> AsyncRetrying:
         """To iterate over: `async for attempt in ...: with attempt: ...`. The first one must raise the failure
@@ -48,11 +51,13 @@ class RowRetries:
     def _count(self, state: RetryCallState) -> None:
         error = _failure(state)
         self._refusals += isinstance(error, RateLimited)
-        self._empty += isinstance(error, TransientError) and error.kind == "empty_answer"
+        self._unreadable += isinstance(error, TransientError) and error.bought_nothing
 
     def _is_over(self, state: RetryCallState) -> bool:
         counted = state.attempt_number - min(self._refusals, MOST_REFUSALS)
-        return counted > self._max_retries or self._empty >= MOST_EMPTY or self._stopping.is_set()
+        return (
+            counted > self._max_retries or self._unreadable > self._max_unreadable or self._stopping.is_set()
+        )
 
     def _wait_seconds(self, state: RetryCallState) -> float:
         error = _failure(state)

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..nouns.errors import RunError, UsageError
-from . import parts
+from . import mending, parts
 from .folder import RunFolder
 from .journal import Journal
-
-# what says nothing about the files: no access, a newer program's format
-NO_DAMAGE_KINDS = frozenset({"disk", "no_access", "open_files", "folder_gone", "version"})
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong. rows: answers that it concerns, None where nobody can say."""
+    """One thing that is wrong. rows: answers that it concerns, None where that is unknown."""
 
     what: str
     rows: int | None = None
@@ -43,7 +40,7 @@ def _check_run(folder: RunFolder) -> Iterator[Finding]:
         folder.read_run()
     except (RunError, UsageError) as error:
         _pass_on(error)
-        yield Finding(f"{error}: to which settings the answers belong is not known")
+        yield Finding(f"{error}: cannot tell which settings produced these answers")
 
 
 def _check_journal(folder: RunFolder) -> Iterator[Finding]:
@@ -52,37 +49,42 @@ def _check_journal(folder: RunFolder) -> Iterator[Finding]:
         journal = open_whole(folder)
     except RunError as error:
         _pass_on(error)
-        yield Finding(f"{error}: what is finished is only known from the parts")
+        yield Finding(f"{error}: only the parts tell which rows are finished")
         for path in before.values():
             if (problem := damage(path)) is not None:
                 yield Finding(problem)
         return
     try:
-        noted = {part.number: part for part in journal.parts()}
-        expected = {number: set(journal.ids_of(part)) for number, part in noted.items()}
-        now = parts.on_disk(folder.results)  # a run may be going on: what was noted meanwhile is there by now
-        for number, part in noted.items():
-            path = folder.results / parts.part_name(number)
-            if number not in now:
-                yield Finding(f"{path}: missing, though the journal knows of it", part.rows)
-            elif (problem := damage(path)) is not None:
-                yield Finding(problem, part.rows)
-            elif (ids := set(parts.read_part(path))) != expected[number]:
-                lost = len(expected[number] - ids) or None
-                yield Finding(f"{path}: its rows are not those that the journal knows of", lost)
-        for number in sorted(before.keys() - noted.keys()):
-            if (finding := _unknown(before[number], journal)) is not None:
-                yield finding
+        yield from _check_parts(folder, journal, before)
     finally:
         journal.close()
 
 
-def _unknown(path: Path, journal: Journal) -> Finding | None:
+def _check_parts(folder: RunFolder, journal: Journal, before: dict[int, Path]) -> Iterator[Finding]:
+    """Each part against the journal. before: the parts on disk before the journal was read."""
+    noted = {part.number: part for part in journal.parts()}
+    expected = {number: set(mending.ids_of(journal, part)) for number, part in noted.items()}
+    now = parts.on_disk(folder.results)  # a run may be going on: what was noted meanwhile is there by now
+    for number, part in noted.items():
+        path = folder.results / parts.part_name(number)
+        if number not in now:
+            yield Finding(f"{path}: missing, though the journal knows of it", part.rows)
+        elif (problem := damage(path)) is not None:
+            yield Finding(problem, part.rows)
+        elif (ids := set(parts.read_part(path))) != expected[number]:
+            lost = len(expected[number] - ids) or None
+            yield Finding(f"{path}: its rows are not those that the journal knows of", lost)
+    for number in sorted(before.keys() - noted.keys()):
+        if (finding := _check_unknown(before[number], journal)) is not None:
+            yield finding
+
+
+def _check_unknown(path: Path, journal: Journal) -> Finding | None:
     """A part without a note; None for one that a crash left between name and note: the next start notes it."""
     if (problem := damage(path)) is not None:
         return Finding(problem)
     ids = set(parts.read_part(path))
-    if ids and ids == set(journal.oldest_waiting_ids(len(ids)).values()):
+    if ids and ids == set(mending.oldest_waiting_ids(journal, len(ids)).values()):
         return None
     return Finding(f"{path}: the journal does not know this part", len(ids))
 
@@ -93,7 +95,7 @@ def open_whole(folder: RunFolder) -> Journal:
         raise RunError(f"{folder.journal}: missing", kind="damaged_run")
     journal = Journal(folder.journal)
     try:
-        journal.check_whole()
+        mending.check_whole(journal)
     except RunError:
         journal.close()
         raise
@@ -111,5 +113,5 @@ def damage(path: Path) -> str | None:
 
 
 def _pass_on(error: RunError | UsageError) -> None:
-    if isinstance(error, RunError) and error.kind in NO_DAMAGE_KINDS:
+    if isinstance(error, RunError) and error.facts.concerns != "folder":
         raise error

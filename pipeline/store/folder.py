@@ -1,4 +1,4 @@
-"""The run folder: its paths, its one writer, and run.json, which says what the run is.
+"""The run folder: its paths, its one writer, and the small files beside the answers.
 
 RUN/run.json  journal.sqlite  results/part-*.parquet  failures.parquet  (made on demand: report.html, gallery/)
 """
@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Mapping
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from ..nouns.errors import RunError, UsageError, disk_error
+from .durable import fsync, publish
 
 RUN_SCHEMA_VERSION = 1
 # what a first start may leave that died before it had a journal and a run.json
-_FROM_THE_FIRST_MOMENT = (".lock", ".run.json", ".live.json", "journal.sqlite-", "results")
+_FROM_THE_FIRST_MOMENT = (".lock", ".run.json", ".live.json", ".decoding", "journal.sqlite-", "results")
 
 
 class RunFolder:
@@ -34,12 +36,16 @@ class RunFolder:
         self.failures = path / "failures.parquet"
         self.gallery = path / "gallery"
         self.report = path / "report.html"
+        self.decode_notes = path / ".decoding"
         self._lock_path = path / ".lock"
         self._live_path = path / ".live.json"
-        self._lock: int | None = None
+        self._lock: int | None = (
+            None  # descriptor of the locked file; set by `lock`, None again after `unlock`
+        )
 
     @property
     def exists(self) -> bool:
+        """Whether this is a run folder, perhaps a damaged one."""
         return self.run_json.exists() or self.journal.exists()
 
     # ---- one writer
@@ -63,9 +69,9 @@ class RunFolder:
             )
 
     def lock(self) -> None:
-        """Become the one writer, until `unlock` or the end of the process, however it ends.
+        """Become the one writer, until `unlock` or the end of the process, however it ends. Makes the folder.
 
-        Raises RunError where another process is, UsageError where the folder cannot be made.
+        Raises RunError where another process is the writer, UsageError where the folder cannot be made.
         """
         try:
             _make(self.results)
@@ -88,11 +94,19 @@ class RunFolder:
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
     def unlock(self) -> None:
+        """Let another process write. Safe to call twice, and without a lock."""
         if self._lock is not None:
             with contextlib.suppress(OSError):
                 self._live_path.unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
+
+    def remove_unused(self) -> None:
+        """Remove a folder that this process has made and in which nothing has been noted: no run.json, no part."""
+        if self.run_json.exists() or any(self.results.glob("part-*")):
+            return
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self.path)
 
     def is_running(self) -> bool:
         """Whether some process is writing to this folder now."""
@@ -101,9 +115,8 @@ class RunFolder:
         except OSError:
             return False
         try:
-            fcntl.flock(
-                descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB
-            )  # shared: two who ask do not see each other
+            # shared, so that two processes that ask do not take each other for a writer
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
             return True
         finally:
@@ -115,19 +128,16 @@ class RunFolder:
     def read_run(self) -> dict[str, Any]:
         """What run.json says. Raises UsageError where this is no run folder, RunError where it is damaged."""
         try:
-            text = self.run_json.read_bytes().decode("utf-8")
+            run = json.loads(self.run_json.read_bytes().decode("utf-8"))
         except FileNotFoundError:
             raise UsageError(f"{self.path}: no run.json in it, so this is no run folder") from None
-        except UnicodeDecodeError as error:
-            raise RunError(f"{self.run_json}: damaged ({error})", kind="damaged_run") from error
         except OSError as error:
             raise disk_error(self.run_json, "read", error) from error
-        try:
-            run = json.loads(text)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # no UTF-8, no JSON
             raise RunError(f"{self.run_json}: damaged ({error})", kind="damaged_run") from error
-        if not isinstance(run, dict) or not (
-            isinstance(run.get("answer_settings"), dict)
+        if not (
+            isinstance(run, dict)
+            and isinstance(run.get("answer_settings"), dict)
             and isinstance(run.get("rows"), int)
             and isinstance(run.get("source"), str)
         ):
@@ -140,17 +150,14 @@ class RunFolder:
         return run
 
     def write_run(self, run: Mapping[str, Any]) -> None:
-        """Replace run.json, whole or not at all."""
+        """Replace run.json, whole or not at all, durable on return. Raises RunError where it cannot be written."""
         temporary = self.path / ".run.json.tmp"
         try:
             with temporary.open("w", encoding="utf-8") as file:
                 json.dump({"schema_version": RUN_SCHEMA_VERSION, **run}, file, ensure_ascii=True, indent=2)
                 file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.run_json)
-            for folder in (self.path, self.path.parent):  # their names last through a power cut too
-                _sync(folder)
+            publish(temporary, self.run_json)
+            fsync(self.path.parent)  # the run folder's own name survives a power cut too
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -168,7 +175,7 @@ class RunFolder:
     # ---- the state of a run that is going on
 
     def write_live(self, state: Mapping[str, Any]) -> None:
-        """For `read_live`. Not worth ending a run for: a full disk is passed over."""
+        """Write what `read_live` reads. A full disk is ignored: no reason to end a run."""
         temporary = self.path / ".live.json.tmp"
         with contextlib.suppress(OSError):
             temporary.write_text(json.dumps(state), encoding="utf-8")
@@ -181,47 +188,6 @@ class RunFolder:
         except (OSError, ValueError):
             return {}
         return state if isinstance(state, dict) else {}
-
-    def check_same_source(self, source: Path) -> None:
-        """Refuse to mix the rows of two sources: a/photos and b/photos may hold the same file names.
-
-        Raises UsageError that names both.
-        """
-        before = self.read_run().get("source")
-        if before is not None and Path(before) != source:
-            raise UsageError(
-                f"{self.path} holds answers for {before}, this is {source}; nothing was sent:\n"
-                "give this source a run folder of its own with -o, or, where it is the same one in a new place,"
-                " say --moved"
-            )
-
-    def check_same_currency(self, currency: str) -> None:
-        """Refuse to add up dollars and yuan in one column. Raises UsageError that names both."""
-        before = self.read_run().get("currency", currency)
-        if before != currency:
-            raise UsageError(
-                f"{self.path}: what its answers cost is in {before}, these prices are in {currency}; nothing was sent:\n"
-                f'give them in {before} too ([prices] currency = "{before}"), or a folder of their own with -o'
-            )
-
-    def check_same_answers(self, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-        """Refuse to mix answers to different questions in one dataset.
-
-        settings: those that would change answers. defaults: of settings that an older version did not
-        know. Raises UsageError that names each difference.
-        """
-        before = dict(defaults) | self.read_run().get("answer_settings", {})
-        differences = [
-            f"  {name}: {_show(before, name)} before, {_show(settings, name)} now"
-            for name in sorted({*before, *settings})
-            if before.get(name) != settings.get(name)
-        ]
-        if differences:
-            raise UsageError(
-                f"{self.path} holds answers to other settings; nothing was sent:\n"
-                + "\n".join(differences)
-                + "\ngo on with the old settings, or give the new ones a folder of their own with -o"
-            )
 
 
 def _lock_exclusively(descriptor: int) -> None:
@@ -241,20 +207,9 @@ def _make(folder: Path) -> None:
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in new:
-        _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _show(settings: Mapping[str, Any], name: str) -> str:
-    return json.dumps(settings[name], ensure_ascii=False) if name in settings else "not set"
+        fsync(path.parent)
 
 
 def utc_now() -> str:
+    """The present as run.json and the pages have it: UTC to the second, ISO 8601."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

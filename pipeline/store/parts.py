@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from ..nouns.errors import RunError, disk_error
-from ..nouns.rows import Choice, Outcome, Row
+from ..nouns.rows import Choice, Outcome, Reply, Row
+from .durable import publish
 
 # Arrow's own allocator keeps pages of every size it ever gave out, a little more with each part of a long run
 pa.set_memory_pool(pa.system_memory_pool())
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# columns that parts of an earlier version lack: read as null, and added at the next start
+_ADDED = frozenset({"reasoning"})
 _TIME = pa.timestamp("ms", tz="UTC")
 _CHOICE = pa.struct(
     [
@@ -44,6 +47,7 @@ SCHEMA = pa.schema(
         ("finish_reason", pa.string()),
         ("finish", pa.string()),
         ("refusal", pa.string()),
+        ("reasoning", pa.string()),
         ("choices", pa.list_(_CHOICE)),
         ("tool_calls", pa.string()),
         ("label", pa.string()),
@@ -78,7 +82,8 @@ SCHEMA = pa.schema(
     ],
     metadata={"captionmill_schema_version": str(SCHEMA_VERSION)},
 )
-_TABLE_ROWS = 5000
+_TABLE_ROWS = 5000  # of one row group
+_PARSED_ROWS = 500  # at once: Arrow's reader takes several times the size of its text
 MOST_TABLE_CHARACTERS = 256 * 2**20  # Arrow's JSON reader takes blocks below 2 GiB
 _TEMPORARY_PREFIX = "."
 _TEMPORARY_SUFFIX = ".tmp"
@@ -87,6 +92,7 @@ _LAST_MILLISECOND = 253_402_300_799_999  # end of the year 9999: what pandas can
 
 
 def part_name(number: int) -> str:
+    """The file name of a part; `part_number` reads it back."""
     return f"part-{number:05d}.parquet"
 
 
@@ -126,31 +132,39 @@ def to_record(outcome: Outcome, model: str) -> str:
         record["sent_height"] = first.height
         record["sent_bytes"] = first.byte_count
     if reply:
-        choice, usage = reply.choices[0], reply.usage
-        record["content"] = choice.content
-        record["finish_reason"] = choice.finish_reason
-        record["finish"] = choice.finish
-        record["refusal"] = choice.refusal
-        record["tool_calls"] = choice.tool_calls
-        if len(reply.choices) > 1 or choice.logprobs:
-            record["choices"] = [_choice(c) for c in reply.choices]
-        record["prompt_tokens"] = usage.prompt_tokens
-        record["completion_tokens"] = usage.completion_tokens
-        record["total_tokens"] = usage.total_tokens
-        record["cached_tokens"] = usage.cached_tokens
-        record["reasoning_tokens"] = usage.reasoning_tokens
-        record["usage_source"] = "reported" if usage.is_reported else "missing"
+        record |= _of_reply(reply)
         record["cost_usd"] = None if outcome.cost_usd is None else format(outcome.cost_usd, "f")
-        record["model"] = reply.model
-        record["response_id"] = reply.id
-        record["system_fingerprint"] = reply.system_fingerprint
-        if reply.created is not None and 0 <= reply.created * 1000 <= _LAST_MILLISECOND:
-            record["created"] = reply.created * 1000
     if failure:
         record["error_kind"] = failure.kind
         record["error_message"] = failure.message[:MOST_MESSAGE_CHARACTERS]
         record["http_status"] = failure.http_status
     return _dump({k: v for k, v in record.items() if v is not None})
+
+
+def _of_reply(reply: Reply) -> dict[str, Any]:
+    choice, usage = reply.choices[0], reply.usage
+    record: dict[str, Any] = {
+        "content": choice.content,
+        "finish_reason": choice.finish_reason,
+        "finish": choice.finish,
+        "refusal": choice.refusal,
+        "reasoning": choice.reasoning,
+        "tool_calls": choice.tool_calls,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "usage_source": "absurd" if reply.is_usage_absurd else "reported" if usage.is_reported else "missing",
+        "model": reply.model,
+        "response_id": reply.id,
+        "system_fingerprint": reply.system_fingerprint,
+    }
+    if len(reply.choices) > 1 or choice.logprobs:
+        record["choices"] = [_choice(c) for c in reply.choices]
+    if reply.created is not None and 0 <= reply.created * 1000 <= _LAST_MILLISECOND:
+        record["created"] = reply.created * 1000
+    return record
 
 
 # made once: json.dumps with options makes one for each call
@@ -188,8 +202,11 @@ def to_table(records: Sequence[str], columns: Sequence[str] | None = None) -> pa
     """
     names = SCHEMA.names if columns is None else list(columns)
     schema = pa.schema([SCHEMA.field(name) for name in names], metadata=SCHEMA.metadata)
-    if not records:
-        return schema.empty_table()
+    pieces = [_parsed(records[at : at + _PARSED_ROWS], schema) for at in range(0, len(records), _PARSED_ROWS)]
+    return pa.concat_tables(pieces) if pieces else schema.empty_table()
+
+
+def _parsed(records: Sequence[str], schema: pa.Schema) -> pa.Table:
     text = "\n".join(records).encode("ascii")
     as_read = pa.schema([f.with_type(pa.int64()) if f.type == _TIME else f for f in schema])
     table = pj.read_json(
@@ -230,9 +247,7 @@ def _write(path: Path, content: Iterable[pa.Table]) -> int:
             for table in content:
                 writer.write_table(table)
                 rows += table.num_rows
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
+        publish(temporary, path)
     except (OSError, pa.ArrowException) as error:
         with contextlib.suppress(OSError):  # on a full disk half a part is room for others
             temporary.unlink(missing_ok=True)
@@ -241,15 +256,6 @@ def _write(path: Path, content: Iterable[pa.Table]) -> int:
         raise RunError(f"{path}: cannot be written ({error})", kind="disk") from error
     pa.default_memory_pool().release_unused()  # or a night's parts keep the largest of each size
     return rows
-
-
-def sync(path: Path) -> None:
-    """fsync of a file or a folder: on disk before we go on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ------------------------------------------------------------------------------- reading
@@ -302,8 +308,8 @@ def count_rows(path: Path) -> int:
 
 
 def _check_columns(path: Path, schema: pa.Schema) -> None:
-    """Raises RunError `old_part` where a column is missing that this version writes."""
-    if missing := [name for name in SCHEMA.names if name not in schema.names]:
+    """Raises RunError `old_part` where a column is missing that readers need."""
+    if missing := [name for name in SCHEMA.names if name not in schema.names and name not in _ADDED]:
         raise RunError(
             f"{path}: written by an older version, without {', '.join(missing)};"
             f" `captionmill repair {path.parent.parent}` brings it up to date",
@@ -311,11 +317,36 @@ def _check_columns(path: Path, schema: pa.Schema) -> None:
         )
 
 
+def is_up_to_date(path: Path) -> bool:
+    """Whether a file has the columns of this version. Raises RunError where it is no whole Parquet file."""
+    try:
+        return set(SCHEMA.names) <= set(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
 def bring_up_to_date(path: Path) -> None:
     """Give a part of an older version the columns of this one, null where it had none; whole or not at all.
 
     Raises RunError where it cannot be read or written.
     """
+    _write(path, [_read_whole(path)])
+
+
+def replace_rows(path: Path, records: Mapping[str, str]) -> None:
+    """Put other records in the place of some rows of a part; whole or not at all, durable on return.
+
+    records: by the id of the row, which stays. Raises RunError where the part cannot be read or written.
+    """
+    old = _read_whole(path)
+    is_kept = pc.invert(pc.is_in(old["id"], pa.array(list(records), pa.string())))
+    here = set(old["id"].to_pylist())
+    new = to_table([record for identity, record in records.items() if identity in here])
+    _write(path, [pa.concat_tables([old.filter(is_kept), new])])
+
+
+def _read_whole(path: Path) -> pa.Table:
+    """A part with the columns of this version, null where it has none."""
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             old = file.read()
@@ -327,7 +358,7 @@ def bring_up_to_date(path: Path) -> None:
         }
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
-    _write(path, [pa.table(columns, schema=SCHEMA)])
+    return pa.table(columns, schema=SCHEMA)
 
 
 def read_ids(path: Path) -> set[str]:
@@ -353,6 +384,18 @@ def read_batches(
         try:
             with pq.ParquetFile(path, pre_buffer=False, read_dictionary=[*repeated]) as file:
                 _check_columns(path, file.schema_arrow)
-                yield from file.iter_batches(65536, columns=list(columns))
+                here = set(file.schema_arrow.names)
+                for batch in file.iter_batches(65536, columns=[name for name in columns if name in here]):
+                    yield batch if here.issuperset(columns) else _with_nulls(batch, columns)
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(path, error) from error
+
+
+def _with_nulls(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+    """With the columns that a part of an earlier version lacks."""
+    names = batch.schema.names
+    arrays = [
+        batch[name] if name in names else pa.nulls(batch.num_rows, SCHEMA.field(name).type)
+        for name in columns
+    ]
+    return pa.RecordBatch.from_arrays(arrays, list(columns))

@@ -1,4 +1,4 @@
-"""How models see pictures: rules of several rooms, pure.
+"""How models see pictures. Pure rules.
 
 families   what size of a picture a family of models keeps, and how many tokens that is
 models     which model belongs to which family: dated figures with their sources

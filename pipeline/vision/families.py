@@ -1,8 +1,8 @@
 """How families of vision models see a picture: what size they keep of it, and how many tokens that is. Pure.
 
-`keeps` is the largest size all of whose detail the model will see, never larger than the picture, its
-ratio kept; `tokens` is what a picture of that size is counted as. detail: as in the request, None where
-it is not set. Which model belongs to which family, with figures and sources: `models`.
+`keeps` is the largest size of which the model sees every detail: the ratio of the picture, and never larger than
+it; `tokens` is what a picture is counted as. detail: as in the request, None where it is not set. `models` says
+which model belongs to which family, with figures and sources.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ class Family(Protocol):
     """One way of counting."""
 
     def keeps(self, width: int, height: int, detail: str | None) -> Size:
-        """The size up to which more pixels show the model more."""
+        """(width, height) up to which more pixels show the model more. width, height: of the picture, in pixels."""
         ...
 
     def tokens(self, width: int, height: int, detail: str | None) -> int:
-        """Tokens of one picture."""
+        """Tokens of one picture of that size in pixels."""
         ...
 
 
 def within_side(width: int, height: int, longest: int) -> Size:
-    """Shrunk until no side is longer than `longest`; at least one pixel."""
+    """Shrunk until no side is longer than `longest`; at least one pixel. All in pixels."""
     long = max(width, height)
     if long <= longest:
         return width, height
     return max(1, round(width * longest / long)), max(1, round(height * longest / long))
 
 
-def within_pixels(width: int, height: int, most: int) -> Size:
-    """Shrunk until there are at most `most` pixels; at least one."""
-    if width * height <= most:
+def within_pixels(width: int, height: int, max_pixels: int) -> Size:
+    """Shrunk until there are at most `max_pixels` pixels; at least one."""
+    if width * height <= max_pixels:
         return width, height
-    scale = math.sqrt(most / (width * height))
+    scale = math.sqrt(max_pixels / (width * height))
     w, h = max(1, math.floor(width * scale)), max(1, math.floor(height * scale))
-    w = max(1, min(w, most // h))  # a side that cannot go below one pixel leaves less for the other
-    return w, max(1, min(h, most // w))
+    w = max(1, min(w, max_pixels // h))  # a side that cannot go below one pixel leaves less for the other
+    return w, max(1, min(h, max_pixels // w))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class Tiles:
     tile: int
 
     def keeps(self, width: int, height: int, detail: str | None) -> Size:
+        """low: long side to 512 px. Else long side to 2048 px, then short side to 768 px."""
         if detail == "low":
             return within_side(width, height, 512)
         w, h = width, height
@@ -66,6 +67,7 @@ class Tiles:
         return w, h
 
     def tokens(self, width: int, height: int, detail: str | None) -> int:
+        """The base, and for each tile of 512 px its tokens; low: the base alone."""
         if detail == "low":
             return self.base
         w, h = self.keeps(width, height, detail)
@@ -76,7 +78,7 @@ class Tiles:
 class Patches:
     """OpenAI, newer: patches of 32 px, first into a box, then down until they are within a budget.
 
-    per_patch: tokens each. modes: detail -> (longest side, most patches), either None where there is no
+    per_patch: tokens each. modes: detail -> (longest side, max patches), either None where there is no
     such bound; "auto" is also for a request that sets no detail, and for a detail that is not named.
     Source: OpenAI's guide "Images and vision"; billing may differ by one.
     """
@@ -85,6 +87,7 @@ class Patches:
     modes: Mapping[str, tuple[int | None, int | None]]
 
     def keeps(self, width: int, height: int, detail: str | None) -> Size:
+        """Within the longest side of the detail's mode, then down to its number of patches."""
         longest, budget = self.modes.get(detail or "auto", self.modes["auto"])
         w, h = within_side(width, height, longest) if longest else (width, height)
         if budget is None or _patches(w, h, 32) <= budget:
@@ -98,6 +101,7 @@ class Patches:
         return math.floor(w * scale + 1e-6), math.floor(h * scale + 1e-6)
 
     def tokens(self, width: int, height: int, detail: str | None) -> int:
+        """Patches of 32 px of the kept size, times the tokens of each, rounded up."""
         patches = _patches(*self.keeps(width, height, detail), 32)
         return math.ceil(round(patches * self.per_patch, 6))
 
@@ -114,6 +118,7 @@ class Claude:
     budget: int
 
     def keeps(self, width: int, height: int, detail: str | None) -> Size:  # noqa: ARG002  has no levels
+        """The largest size of the same ratio within the longest side and the budget, by bisection."""
         long, short = max(width, height), min(width, height)
         low, high = 1, min(long, self.longest_side)
         while low < high:
@@ -130,6 +135,7 @@ class Claude:
         return max(1, round(side * short / long))
 
     def tokens(self, width: int, height: int, detail: str | None) -> int:
+        """Patches of 28 px of the kept size."""
         return _patches(*self.keeps(width, height, detail), 28)
 
 
@@ -144,10 +150,12 @@ class GeminiTiles:
     per_tile: int = 258
 
     def keeps(self, width: int, height: int, detail: str | None) -> Size:  # noqa: ARG002
+        """Short side to 1152 px."""
         short = min(width, height)
         return (width, height) if short <= 1152 else (width * 1152 // short, height * 1152 // short)
 
     def tokens(self, width: int, height: int, detail: str | None) -> int:  # noqa: ARG002
+        """One tile up to 384 px, else tiles of two thirds of the short side."""
         if max(width, height) <= 384:
             return self.per_tile
         unit = max(1, math.floor(min(width, height) / 1.5))
@@ -164,9 +172,11 @@ class Flat:
     by_detail: Mapping[str, int]
 
     def keeps(self, width: int, height: int, detail: str | None) -> Size:  # noqa: ARG002
+        """The picture's own size."""
         return width, height
 
     def tokens(self, width: int, height: int, detail: str | None) -> int:  # noqa: ARG002
+        """The figure of the detail; that of auto for another detail."""
         return self.by_detail.get(detail or "auto", self.by_detail["auto"])
 
 
@@ -178,21 +188,23 @@ class Qwen:
     """
 
     factor: int
-    most_tokens: int
-    least_tokens: int = 4
+    max_tokens: int
+    min_tokens: int = 4
 
     def keeps(self, width: int, height: int, detail: str | None) -> Size:  # noqa: ARG002
-        return within_pixels(width, height, self.most_tokens * self.factor**2)
+        """Area down to `max_tokens` patches."""
+        return within_pixels(width, height, self.max_tokens * self.factor**2)
 
     def tokens(self, width: int, height: int, detail: str | None) -> int:  # noqa: ARG002
+        """Patches of `factor` px with both bounds applied, and two markers."""
         factor, area = self.factor, self.factor**2
         across, down = max(1, round(width / factor)), max(1, round(height / factor))
-        if across * down > self.most_tokens:
-            shrink = math.sqrt(width * height / (self.most_tokens * area))
+        if across * down > self.max_tokens:
+            shrink = math.sqrt(width * height / (self.max_tokens * area))
             across = max(1, math.floor(width / shrink / factor))
             down = max(1, math.floor(height / shrink / factor))
-        elif across * down < self.least_tokens:
-            grow = math.sqrt(self.least_tokens * area / (width * height))
+        elif across * down < self.min_tokens:
+            grow = math.sqrt(self.min_tokens * area / (width * height))
             across = math.ceil(width * grow / factor)
             down = math.ceil(height * grow / factor)
         return across * down + 2

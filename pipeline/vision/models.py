@@ -1,8 +1,7 @@
-"""Which model sees pictures how: one dated line a model, figures as its provider publishes them. Data.
+"""How each model sees pictures: one dated line a model, figures as its provider publishes them. Data.
 
-Providers change these: budgets and factors of one model were different a year apart. So a line has the
-month it was read; a model that stands nowhere is counted by UNKNOWN, and whatever the table says is
-corrected by what the endpoint reports (`tokens.TokenEstimator`).
+Providers change these figures within a year, so each line has the month it was read. A model without a line is
+counted by UNKNOWN, and the usage that an endpoint reports corrects all figures (`tokens.TokenEstimator`).
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ Provider = Literal["openai", "claude", "gemini", "qwen", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a provider takes. None: no bound that matters.
+    """What a provider accepts. None: no bound that matters.
 
-    base64_bytes: of one picture. request_bytes: of all pictures of a request. many: more pictures than
-    this in a request bound each to `side_of_many` px. ratio: longest to shortest side. least_side: in px.
+    base64_bytes: of one picture. request_bytes: of all pictures of a request. many: with more pictures than this
+    in a request, no side may be longer than `side_of_many` px. ratio: longest to shortest side. min_side: in px.
     """
 
     base64_bytes: int
@@ -29,15 +28,15 @@ class Bounds:
     many: int | None = None
     side_of_many: int | None = None
     ratio: int | None = None
-    least_side: int = 1
+    min_side: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class VisionModel:
     """name: a regular expression, at the beginning of the model's name without vendor prefix.
 
-    usual_side: bound in px where neither --max-side nor detail "original" asks for more, since what the
-    family keeps is larger than captions need and is paid for. read: when the figures were taken.
+    usual_side: bound in px unless --max-side or detail "original" asks for more, where the family keeps more than
+    captions need and bills it; None for no such bound. read: month in which the figures were read.
     """
 
     name: str
@@ -57,7 +56,7 @@ _HIGH = (2048, 2500)
 _LARGE = (2048, 6144)
 _ORIGINAL = (6000, 10_000)
 
-# the first line that fits wins
+# the first line that matches wins
 # fmt: off
 MODELS: tuple[VisionModel, ...] = (
     # OpenAI: developers.openai.com, guide "Images and vision"
@@ -88,7 +87,7 @@ MODELS: tuple[VisionModel, ...] = (
     VisionModel(r"(qwen|qvq)",       "qwen", Qwen(28, 16_384), 2048, "2026-11"),
 )
 # fmt: on
-# patches of 28 px as most open weights have; 1568 px is what no provider's usual mode shrinks much
+# patches of 28 px, as most open-weight models have; no provider's usual mode shrinks 1568 px by much
 UNKNOWN = VisionModel("", "unknown", Qwen(28, 16_384), 1568, "2026-11")
 
 # where --image-rules names a provider and the model's name does not
@@ -107,7 +106,7 @@ BOUNDS: dict[Provider, Bounds] = {
     # 7 MB a picture at Vertex, 20 MB a request
     "gemini": Bounds(base64_bytes=7_340_032, request_bytes=20_000_000),
     # smart_resize refuses a ratio over 200 and, in older servers, sides under its factor
-    "qwen": Bounds(base64_bytes=7_340_032, request_bytes=20_000_000, ratio=200, least_side=28),
+    "qwen": Bounds(base64_bytes=7_340_032, request_bytes=20_000_000, ratio=200, min_side=28),
     "unknown": Bounds(base64_bytes=5_242_880, request_bytes=20_000_000),
 }
 
@@ -116,12 +115,25 @@ _VENDOR = re.compile(
 )  # openai/, models/, us.anthropic.
 
 
-def vision_model(name: str, rules: str = "auto") -> VisionModel:
-    """The line for a model, by its name at an endpoint: dated names and vendor prefixes count as the model.
+# how people and fine-tuning write the names of models: ft:gpt-4o-2024-08-06:org::id, gpt4o, GPT_4o, claude3.5
+_TUNED = re.compile(r"^(?:.*/)?(?:ft|fine-tuned|finetune)[:/-]")
+_RUN_TOGETHER = re.compile(r"^((?:chat)?gpt|claude|gemini)(?=\d)")
 
-    rules: --image-rules; where it names a provider, the name is looked up among that provider's models.
+
+def _bare(name: str) -> str:
+    """Without vendor and mark of fine-tuning, with the hyphens of the official name."""
+    plain = name.strip().lower().replace("_", "-").replace(" ", "-")
+    plain = _VENDOR.sub("", _TUNED.sub("", plain))
+    together = _RUN_TOGETHER.match(plain)
+    return plain if together is None else f"{together[1]}-{plain[together.end() :]}"
+
+
+def vision_model(name: str, rules: str = "auto") -> VisionModel:
+    """The line of a model, by its name at an endpoint; dates and vendor prefixes in the name do not matter.
+
+    rules: --image-rules; where it names a provider, only that provider's models are searched.
     """
-    bare = _VENDOR.sub("", name.lower())
+    bare = _bare(name)
     named = rules if rules in _GENERIC else None
     for model in MODELS:
         if (named is None or model.provider == named) and re.match(model.name, bare):

@@ -1,32 +1,48 @@
-"""Settings and model -> the size in which a picture is sent, and what it may weigh. Pure."""
+"""Settings and model -> the size in which a picture is sent, and how many bytes it may have. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 
 from ..nouns.config import RunConfig
-from ..nouns.rows import PictureBounds
 from .families import Size, within_pixels, within_side
 from .models import BOUNDS, Bounds, VisionModel, vision_model
 
 
-def picture_bounds(config: RunConfig) -> PictureBounds:
-    """What a run does to its pictures, by its model; endpoints with other names for it get the same pictures."""
-    own = PictureBounds(
-        fit=lambda width, height, count: _within_settings(width, height, config),  # noqa: ARG005
-        base64_bytes=config.max_bytes,
-        request_bytes=config.max_request_bytes,
-    )
+@dataclass(frozen=True, slots=True)
+class ModelBounds:
+    """The bounds of a run's pictures. model: None where only the user's settings count.
+
+    base64_bytes: of one picture as it is sent, None: any. request_bytes: of all pictures of a row, None: any.
+    """
+
+    config: RunConfig
+    model: VisionModel | None
+    base64_bytes: int | None
+    request_bytes: int | None
+
+    def fit(self, width: int, height: int, count: int) -> Size:
+        """The size to send, in pixels, never larger than the given one. count: pictures in the row."""
+        if self.model is None:
+            return _within_settings(width, height, self.config)
+        return _fit(width, height, count, self.config, self.model)
+
+    def canvas(self, width: int, height: int) -> Size:
+        """That size with the border that the provider needs."""
+        return (width, height) if self.model is None else _canvas(width, height, BOUNDS[self.model.provider])
+
+
+def picture_bounds(config: RunConfig) -> ModelBounds:
+    """The bounds of a run's pictures, by its model. Endpoints that call the model otherwise get the same pictures."""
     if config.image_rules == "none":
-        return own
+        return ModelBounds(config, None, config.max_bytes, config.max_request_bytes)
     model = vision_model(config.model, config.image_rules)
     bounds = BOUNDS[model.provider]
-    return replace(
-        own,
-        fit=lambda width, height, count: _fit(width, height, count, config, model, bounds),
-        canvas=lambda width, height: _canvas(width, height, bounds),
-        base64_bytes=config.max_bytes or bounds.base64_bytes,
-        request_bytes=config.max_request_bytes or bounds.request_bytes,
+    return ModelBounds(
+        config,
+        model,
+        config.max_bytes or bounds.base64_bytes,
+        config.max_request_bytes or bounds.request_bytes,
     )
 
 
@@ -38,7 +54,8 @@ def _within_settings(width: int, height: int, config: RunConfig, usual_side: int
     return width, height
 
 
-def _fit(width: int, height: int, count: int, config: RunConfig, model: VisionModel, bounds: Bounds) -> Size:
+def _fit(width: int, height: int, count: int, config: RunConfig, model: VisionModel) -> Size:
+    bounds = BOUNDS[model.provider]
     usual_side = None if config.detail == "original" else model.usual_side
     width, height = _within_settings(width, height, config, usual_side)
     if bounds.many is not None and bounds.side_of_many and count > bounds.many:
@@ -47,9 +64,9 @@ def _fit(width: int, height: int, count: int, config: RunConfig, model: VisionMo
 
 
 def _canvas(width: int, height: int, bounds: Bounds) -> Size:
-    """The picture with the border that a provider needs about it: a strip is no picture to some."""
-    width, height = max(width, bounds.least_side), max(height, bounds.least_side)
+    """The size with the border that a provider needs around a narrow strip, which some refuse."""
+    width, height = max(width, bounds.min_side), max(height, bounds.min_side)
     if bounds.ratio:
-        least = -(-max(width, height) // bounds.ratio)
-        width, height = max(width, least), max(height, least)
+        shortest = -(-max(width, height) // bounds.ratio)
+        width, height = max(width, shortest), max(height, shortest)
     return width, height

@@ -58,6 +58,18 @@ class Accounting:
         elif outcome.reply is not None:
             self._count_answer(outcome, outcome.reply)
 
+    def unfinished(self, outcomes: list[Outcome]) -> None:
+        """These failed rows were not at fault; they are left for the next start."""
+        tally = self.tally
+        for outcome in outcomes:
+            kind = outcome.failure.kind if outcome.failure else ""
+            tally.failed -= 1
+            tally.failures_by_kind[kind] -= 1
+            if not tally.failures_by_kind[kind]:
+                del tally.failures_by_kind[kind]
+        if not tally.failed:
+            tally.failed_examples.clear()
+
     def _count_failure(self, row: Row, failure: Failure) -> None:
         tally = self.tally
         tally.failed += 1
@@ -69,6 +81,7 @@ class Accounting:
     def _count_answer(self, outcome: Outcome, reply: Reply) -> None:
         tally = self.tally
         tally.answered += 1
+        tally.empty += reply.is_empty
         tally.prompt_tokens += reply.usage.prompt_tokens or 0
         tally.completion_tokens += reply.usage.completion_tokens or 0
         tally.reserved_tokens += outcome.estimated_tokens or 0

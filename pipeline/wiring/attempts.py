@@ -39,11 +39,6 @@ from .ports import Recorder
 
 _log = logging.getLogger(__name__)
 
-# refusals of a row that are about an endpoint's own bounds
-ELSEWHERE_KINDS = frozenset(
-    {"over_limit", "body_too_large", "context_too_long", "bad_request", "refused_by_relay"}
-)
-
 
 class Ended(NamedTuple):
     """How a row ended, and at which endpoint; None where no attempt was made."""
@@ -63,6 +58,11 @@ class _Trace:
     last: Ticket | None = None
     avoid: set[Endpoint] = field(default_factory=set)
     answers: list[Answer] = field(default_factory=list)  # oldest first; the last one is the row's
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Where the last attempt went."""
+        return None if self.last is None else self.last.endpoint
 
 
 class Attempts:
@@ -86,6 +86,7 @@ class Attempts:
         self._accounting = accounting
         self._recorder = recorder
         self._max_retries = limits.max_retries
+        self._max_unreadable = limits.max_unreadable_retries
         self._backoff = Backoff(chance)
         self._follow_ups = FollowUps(limits.retry_length)
 
@@ -103,8 +104,8 @@ class Attempts:
             if self._drain.is_stopping and not isinstance(error, RowError):
                 return None
             failure = Failure(error.kind, str(error), error.http_status)
-            return Ended(_outcome(trace, failure=failure), trace.last and trace.last.endpoint)
-        return Ended(_outcome(trace, reply=_joined(trace.answers)), trace.last and trace.last.endpoint)
+            return Ended(_outcome(trace, failure=failure), trace.endpoint)
+        return Ended(_outcome(trace, reply=_joined(trace.answers)), trace.endpoint)
 
     def row_ended(self, endpoint: Endpoint, failure: Failure | None) -> None:
         """A row's end is recorded. Raises RunError where that disables the last endpoint."""
@@ -118,7 +119,7 @@ class Attempts:
             return await self._attempt(ask, trace)
         except (TransientError, AccountError) as error:
             first = error
-        retries = RowRetries(self._max_retries, self._backoff, self._drain.stopping)
+        retries = RowRetries(self._max_retries, self._backoff, self._drain.stopping, self._max_unreadable)
         async for attempt in retries.attempts():
             with attempt:
                 if attempt.retry_state.attempt_number == 1:
@@ -167,7 +168,7 @@ class Attempts:
         if goes_elsewhere and isinstance(error, RowError):
             self.row_ended(endpoint, Failure(error.kind, str(error), error.http_status))
         is_probe = trace.last.admission.is_probe and isinstance(error, ConnectionLost | ServerBusy)
-        if is_probe:
+        if is_probe and not error.bought_nothing:  # a probe that is billed each time counts as an attempt
             return True
         if goes_elsewhere or endpoint.flow.breaker.is_outage(error):
             trace.avoid.add(endpoint)
@@ -176,13 +177,8 @@ class Attempts:
 
     def _goes_elsewhere(self, error: AnswerError, endpoint: Endpoint, avoid: set[Endpoint]) -> bool:
         """Whether what one endpoint has against a row, or its owner, may not hold at another."""
-        is_of_the_endpoint = (
-            isinstance(error, AccountError)
-            or error.kind == "cannot_connect"
-            or (error.kind in ELSEWHERE_KINDS and error.http_status is not None)
-        )
         others = (e for e in self._dispatcher.in_service if e is not endpoint and e not in avoid)
-        return is_of_the_endpoint and any(others)
+        return error.may_be_tried_elsewhere and any(others)
 
     async def _pass(self, ask: Ask, trace: _Trace) -> Answer:
         """Once through the dispatcher, one POST."""

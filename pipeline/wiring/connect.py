@@ -11,7 +11,7 @@ from ..nouns.config import EndpointEntry, Price, RunConfig
 from ..nouns.console import Console
 from ..nouns.errors import AnswerError
 from ..nouns.rows import Ask, HttpAnswer, LimitReport, Reply, Spending, TokenEstimate, Usage
-from ..rules import error_table, response
+from ..rules import response, server_hints
 from ..rules.backoff import Backoff
 from ..rules.flow.breaker import BreakerSettings, CircuitBreaker
 from ..rules.flow.concurrency import ConcurrencyController, FixedConcurrency
@@ -42,7 +42,7 @@ class HttpConnection:
         self._client = client
         self._money = _Money(prices, self.model, entry.price)
         self._console = console
-        self._estimator = TokenEstimator(config, vision_model(self.model, config.image_rules).family.tokens)
+        self._estimator = TokenEstimator(config, vision_model(self.model, config.image_rules).family)
         self._builder = RequestBuilder(config, self.model)
 
     def estimate(self, ask: Ask) -> TokenEstimate:
@@ -63,14 +63,14 @@ class HttpConnection:
 
     def limits(self, answer: HttpAnswer) -> tuple[LimitReport | None, LimitReport | None]:
         """What the x-ratelimit headers say of tokens and of requests; None where nothing usable."""
-        return error_table.limit_reports(answer, self._config.rate_limit_headers)
+        return server_hints.limit_reports(answer, self._config.rate_limit_headers)
 
     def read(self, answer: HttpAnswer) -> Reply:
         """The completion in an answer. Raises AnswerError, without the key in its message."""
-        reply = response.read_reply(answer)
-        if reply is None:
-            error = error_table.read_error(answer, self._config.endpoint_kind)
-            raise _scrubbed(error, self._client.address)
+        try:
+            reply = response.read(answer, self._config.endpoint_kind, bool(self._config.keep_thinking))
+        except AnswerError as error:
+            raise _scrubbed(error, self._client.address) from None
         if more_expensive := self._money.note(reply.model):
             self._console.tell(f"{self.name}: {more_expensive}")
         return reply

@@ -40,7 +40,7 @@ class Dispatcher:
 
     def __init__(self, endpoints: Sequence[Endpoint], budget: Budget | None = None) -> None:
         self.endpoints = tuple(endpoints)
-        self._budget = budget
+        self.budget = budget
         self._queue: deque[_Waiter] = deque()  # oldest first; `admit` appends, `poke` removes
         self._timer: asyncio.TimerHandle | None = None  # the next look at the queue; `poke` sets it
 
@@ -157,7 +157,7 @@ class Dispatcher:
             wait = endpoint.flow.wait_seconds(now, estimate)
             if wait > 0:
                 shortest = min(shortest, wait)
-            elif self._budget and not self._budget.fits(most := endpoint.connection.most(estimate)):
+            elif self.budget and not self.budget.fits(most := endpoint.connection.most(estimate)):
                 too_expensive = most
             elif best is None or endpoint.load < best.load:
                 best = endpoint
@@ -165,19 +165,19 @@ class Dispatcher:
             self._admit(waiter, best, now)
             return float("inf")
         is_last_hope = shortest == float("inf")  # else another endpoint may do it yet
-        if too_expensive and is_last_hope and self._budget and not self._budget.has_requests_in_flight:
-            waiter.turn.set_exception(self._budget.reached(too_expensive))
+        if too_expensive and is_last_hope and self.budget and not self.budget.has_requests_in_flight:
+            waiter.turn.set_exception(self.budget.reached(too_expensive))
         return shortest
 
     def _admit(self, waiter: _Waiter, endpoint: Endpoint, now: float) -> None:
         ticket = endpoint.admit(now, waiter.estimates[endpoint])
-        if self._budget is not None:
-            self._budget.hold_back(ticket.most)
+        if self.budget is not None:
+            self.budget.hold_back(ticket.most)
         waiter.turn.set_result(ticket)
 
     def _settle(self, ticket: Ticket, cost: Spending) -> None:
-        if self._budget is not None:
-            self._budget.settle(ticket.most, cost)
+        if self.budget is not None:
+            self.budget.settle(ticket.most, cost)
 
     def _take_back(self, ticket: Ticket) -> None:
         ticket.endpoint.flow.unused(asyncio.get_running_loop().time(), ticket.admission)

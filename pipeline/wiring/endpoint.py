@@ -11,7 +11,7 @@ from ..nouns.console import Console
 from ..nouns.errors import AnswerError, RowError, RunError
 from ..nouns.rows import Ask, Failure, Reply, Spending, TokenEstimate
 from ..rules.flow.control import Admission, FlowControl
-from ..rules.usage import UsageWatch
+from ..rules.usage import UsageWatch, plausible
 from .ports import Connection
 
 _log = logging.getLogger(__name__)
@@ -102,12 +102,13 @@ class Endpoint:
             now = loop.time()
             ticket.latency_seconds = now - admission.sent_at
         self.flow.reported(now, admission, *self.connection.limits(answer))
-        reply = self.connection.read(answer)
+        base64_characters = sum(len(picture.base64) for picture in ask.pictures)
+        characters = base64_characters + len(ask.row.prompt)
+        reply = plausible(self.connection.read(answer), ticket.estimate, characters)
         self._tell(self.flow.answered(now, admission, reply.usage.total_tokens))
         self._log_changes()
         self.connection.learn(ticket.estimate, reply.usage)
-        base64_characters = sum(len(picture.base64) for picture in ask.pictures)
-        if finding := self.usage.note(ticket.estimate, reply.usage, base64_characters):
+        if finding := self.usage.note(ticket.estimate, reply.usage, base64_characters, reply.is_usage_absurd):
             self._tell((finding,))
         return Answer(ticket, reply, self.connection.price(reply))
 

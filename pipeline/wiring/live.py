@@ -25,8 +25,8 @@ class EndpointState:
     tokens_per_minute: the limit in force, given, reported or discovered; None while there is none.
     is_probing: it broke, and one request at a time finds out whether it works again. disabled: why nothing is
     sent there any more; None while it is in service. usage_finding: what cannot be true of its usage; None where
-    nothing is wrong. limited_by: why refusals slow the run, in a few words; None where they do not. limited_seconds:
-    for how long.
+    nothing is wrong. refusal: the server's words while nothing but refusals come; None else. limited_by: why refusals
+    slow the run, in a few words; None where they do not. limited_seconds: for how long.
     """
 
     name: str
@@ -39,6 +39,7 @@ class EndpointState:
     is_probing: bool
     disabled: str | None
     usage_finding: str | None = None
+    refusal: str | None = None
     limited_by: str | None = None
     limited_seconds: float = 0.0
 
@@ -58,6 +59,7 @@ class EndpointState:
             is_probing=flow.is_probing,
             disabled=None if endpoint.disabled is None else str(endpoint.disabled),
             usage_finding=endpoint.usage.finding,
+            refusal=flow.refusal,
             limited_by=flow.limited_by,
             limited_seconds=round(flow.limited_seconds),
         )
@@ -72,6 +74,8 @@ class EndpointState:
             text += f", paused {self.paused_seconds:,.0f} s"
         if self.is_probing:
             text += ", probing with one request at a time"
+        if self.refusal:
+            text += f"; {self.refusal}"
         if self.limited_by is not None:
             text += f", {self.limited_by} (for {self.limited_seconds:,.0f} s)"
         return text + (f"; {self.usage_finding}" if self.usage_finding else "")

@@ -39,6 +39,9 @@ class Recorder(Protocol):
     async def record(self, outcome: Outcome) -> None:
         """Return when the row is durable. Raises RunError where it could not be made so."""
 
+    async def unfinish(self, ids: list[str]) -> None:
+        """These rows failed, and were not at fault: they are as if they had not been asked. Raises RunError."""
+
     def unanswered(self, kind: str, spending: Spending) -> None:
         """Note an attempt that brought no answer that counts, and what it may have cost at the most."""
 

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import AsyncGenerator
 
 from ..nouns.config import LimitSettings
-from ..nouns.errors import RunError
-from ..nouns.rows import Prepared, Row, Tally
+from ..nouns.errors import KINDS, RunError
+from ..nouns.rows import Outcome, Prepared, Row, Tally
+from ..rules.budget import Budget
 from .accounting import Accounting
 from .attempts import Attempts
 from .dispatcher import Dispatcher
 from .drain import Drain
+from .endpoint import Endpoint
 from .ports import PictureSource, Recorder
 from .prefetch import Prefetch, pictures_of
 
@@ -43,17 +46,27 @@ class Runner:
         self._pictures = pictures
         self._recorder = recorder
         self._dispatcher = dispatcher
+        self.tally = tally
         self._drain = Drain()
         self._accounting = Accounting(tally, recorder)
         self._attempts = Attempts(dispatcher, self._drain, self._accounting, recorder, limits, chance)
         # one for each request that may be in flight; it takes the next row when its answer is safe, so that no
         # more than that many answers can be lost, however the process ends
         self._worker_count = sum(endpoint.ceiling for endpoint in dispatcher.endpoints)
+        # the last failed rows of each endpoint, pictures' own faults left out; `_finish` adds
+        self._failed: dict[Endpoint, deque[Outcome]] = {}
+        self._most_failed = max(1, min(limits.stop_after_failures, 100_000))
+        self._is_streak = False  # the run stops because of such a streak
 
     @property
     def in_flight(self) -> int:
         """Requests in flight."""
         return self._dispatcher.in_flight
+
+    @property
+    def budget(self) -> Budget | None:
+        """What the run may spend; None for no bound."""
+        return self._dispatcher.budget
 
     @property
     def stopped_by(self) -> RunError | None:
@@ -124,11 +137,33 @@ class Runner:
         ended = await self._attempts.journey(prepared)
         if ended is None:
             return
+        failure = ended.outcome.failure
+        is_own = failure is None or KINDS[failure.kind].concerns == "picture"
+        if self._is_streak and not is_own:  # it was in flight when row after row had failed
+            return
         with self._drain.protected():
             await self._recorder.record(ended.outcome)
             self._accounting.recorded(ended.outcome)
-            if ended.endpoint is not None:
-                self._attempts.row_ended(ended.endpoint, ended.outcome.failure)
+            if self._is_streak and not is_own:  # row after row failed while it was recorded
+                await self._unfinish([ended.outcome])
+            elif ended.endpoint is not None:
+                if not is_own:
+                    self._failed.setdefault(ended.endpoint, deque(maxlen=self._most_failed)).append(
+                        ended.outcome
+                    )
+                try:
+                    self._attempts.row_ended(ended.endpoint, failure)
+                except RunError:
+                    if failure is not None:
+                        count = ended.endpoint.flow.breaker.failed_rows
+                        await self._unfinish([*self._failed.get(ended.endpoint, ())][-count:])
+                    raise
+
+    async def _unfinish(self, outcomes: list[Outcome]) -> None:
+        """The rows that made the run stop are not at fault: the same command asks them again."""
+        self._is_streak = True
+        await self._recorder.unfinish([outcome.row.id for outcome in outcomes])
+        self._accounting.unfinished(outcomes)
 
 
 async def _join(tasks: set[asyncio.Task[None]]) -> None:

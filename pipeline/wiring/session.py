@@ -1,7 +1,7 @@
 """A whole run: open and check everything, take the rows through the runner, leave one clean dataset.
 
-`Mill.open` is synchronous and sends nothing: whatever is wrong with source, settings or folder shows
-here. `run` sends; `stop` may be called at any time.
+`Session.open` is synchronous and sends nothing: errors of source, settings and folder show here. `run` sends;
+`stop` may be called at any time.
 """
 
 from __future__ import annotations
@@ -10,226 +10,190 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from ..accounts.spent import open_budget
-from ..edges.chat import ChatClient
 from ..nouns.address import Address
-from ..nouns.config import IMAGE_DEFAULTS, PriceTable, RunConfig
+from ..nouns.config import RunConfig
+from ..nouns.console import Console
 from ..nouns.errors import RunError, UsageError
-from ..nouns.rows import Outcome, Row, Tally
-from ..pictures.pool import PicturePool
-from ..pictures.prepare import PicturePreparer
-from ..pictures.remote import RemotePictures
+from ..nouns.rows import Tally
 from ..rules.budget import Budget
 from ..rules.prices import PriceBook
 from ..sources.manifest import Manifest, Survey
-from ..store import parts
-from ..store.checkpoint import Checkpoint, open_checkpoint
-from ..store.folder import RunFolder, utc_now
-from ..store.journal import Entry, Journal, is_blank
-from ..vision.sizes import picture_bounds
+from ..store import empties
+from ..store.checkpoint import Checkpoint
+from ..store.compatibility import read_earlier_starts
+from ..store.folder import RunFolder
+from ..store.journal import Journal
+from ..store.recovery import open_journal
+from ..store.run_file import RunFacts, RunFile
 from . import deadline, live
-from .connect import connect
 from .dispatcher import Dispatcher
+from .endpoint import Endpoint
+from .feed import Feed
 from .live import EndpointState, LoopLag
+from .recorder import CheckpointRecorder
 from .runner import Runner
-
-_LOOKUP_ROWS = 256
-EXAMPLES = 5
+from .supplies import Supplies
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """What to run.
 
-    endpoints: address and key for each of `config.endpoints()`, in the same order. retry_failed: kinds of
-    failed rows to try again; empty for all, None for none. is_moved: the source of a run that goes on
+    addresses: address and key for each of `config.endpoints()`, in the same order. retry_failed: kinds of
+    failed rows to try again; empty for all, None for none. is_moved: the source of a run that is resumed
     has another path now. most_rows: of those that are not finished, only so many; None for all.
     """
 
     source: Path
     run_path: Path
     config: RunConfig
-    endpoints: tuple[Address, ...]
+    addresses: tuple[Address, ...]
     retry_failed: frozenset[str] | None = None
     is_moved: bool = False
     most_rows: int | None = None
 
 
 class Session:
-    """One start of a run. Make it with `open`, use `run` once, then `close`."""
+    """One start of a run. Make it with `open`, use `run` once, then `close`. `tally` may be read at any time.
+
+    run_file: of a locked folder. deadline: as `--deadline` has it; None for none.
+    """
 
     def __init__(
         self,
-        job: Job,
-        folder: RunFolder,
-        survey: Survey,
-        manifest: Manifest,
-        tell: Callable[[str], None],
+        run_file: RunFile,
+        checkpoint: Checkpoint,
+        feed: Feed,
+        supplies: Supplies,
+        runner: Runner,
+        deadline: str | None,
     ) -> None:
-        self._job = job
-        self._tell = tell
-        self.folder = folder
-        self.survey = survey
-        self._manifest = manifest
-        config = job.config
-        self.tally = Tally(total=survey.total)
-        self._prices = PriceBook(config.prices)
-        self._own_prices = {
-            address.name: entry.price
-            for address, entry in zip(job.endpoints, config.endpoints(), strict=True)
-        }
-        self.budget: Budget | None = None
-        self._clients = tuple(
-            ChatClient(
-                endpoint,
-                config.timeout,
-                config.connect_timeout,
-                config.read_timeout,
-                config.proxy,
-                sends_again=not config.has_budget,
-            )
-            for endpoint in job.endpoints
-        )
-        self._chance = random.Random()
-        self.endpoints = tuple(
-            connect(config, entry, client, self._prices, self._chance, _Console(tell))
-            for entry, client in zip(config.endpoints(), self._clients, strict=True)
-        )
-        self.lag = LoopLag()
-        self._is_all_done = False  # the last start ended with no row left, and the source is the same
-        self.endpoints_before: list[str] | None = None  # where an earlier start of this run sent to
-        self._checkpoint: Checkpoint | None = None
-        self._runner: Runner | None = None
-        self._is_interrupted = False
-        self.given_up = 0  # requests that were out when it was stopped at once
-        self._started_at = time.monotonic()
+        self._run_file = run_file
+        self._checkpoint = checkpoint
+        self._feed = feed
+        self._supplies = supplies
+        self._runner = runner
+        self.currency = supplies.prices.currency  # of all money of this run
+        self._deadline = deadline
+        self._started_at = time.monotonic()  # seconds
+        self.is_interrupted = False  # set by the first `stop`
+        self.given_up = 0  # requests in flight when the second `stop` ended them
 
     @classmethod
-    def open(cls, job: Job, tell: Callable[[str], None]) -> Session:
-        """Check source and settings, take the folder, clear away what a crash left. Sends nothing.
+    def open(cls, job: Job, console: Console) -> Session:
+        """Check source and settings, lock the folder, clear away what a crash left. Sends nothing.
 
-        tell: gets a line that the user should see at once, now and while it runs. Raises UsageError, RunError.
+        console: gets lines that the user should see at once, now and while it runs. Raises UsageError, RunError.
         """
-        config, folder = job.config, RunFolder(job.run_path)
-        folder.check_usable()
-        if _has_answers(folder):
-            if not folder.run_json.exists():
-                raise RunError(
-                    f"{folder.run_json}: missing, so nobody knows to which settings these answers belong;"
-                    f" put it back, or `captionmill repair {folder.path}`",
-                    kind="damaged_run",
-                )
-            if folder.read_run().get("settings_lost"):  # after a repair
-                tell("source and settings of the earlier answers are not known; these are taken for them")
-            else:
-                if not job.is_moved:
-                    folder.check_same_source(job.source.resolve())
-                folder.check_same_answers(config.answer_settings(), IMAGE_DEFAULTS)
-                folder.check_same_currency((config.prices or PriceTable()).currency)
+        folder = RunFolder(job.run_path)
+        _check_folder(job, folder, console)
+        config = job.config
         manifest = Manifest(
-            job.source, config.prompt, config.limit, config.allow_outside, config.allow_remote
+            job.source, config.prompt, config.limit, config.allow_outside, config.allow_remote, config.strict
         )
-        tell(f"reading {job.source}")
+        console.tell(f"reading {job.source}")
         survey = manifest.survey()
-        folder.lock()
-        try:
-            mill = cls(job, folder, survey, manifest, tell)
-            mill._checkpoint = open_checkpoint(folder, job.config.rows_per_part)
-            mill._check_kinds()
-            if config.has_budget:
-                mill.budget = budget = open_budget(folder, config, mill._prices, mill._own_prices, tell)
-                mill._checkpoint.in_flight = lambda: budget.held_back
-            mill._write_run()
-        except BaseException:
-            folder.unlock()
-            raise
-        return mill
+        if not folder.exists:  # in a run that goes on, finished images may have been put away
+            manifest.check_images()
+        with contextlib.ExitStack() as undo:
+            is_new = not folder.path.exists()
+            folder.lock()
+            if is_new:  # a start that is refused leaves nothing behind
+                undo.callback(folder.remove_unused)
+            undo.callback(folder.unlock)
+            journal = open_journal(folder)
+            undo.callback(journal.close)
+            _check_kinds(job.retry_failed or frozenset(), _kinds_to_retry(journal), console)
+            session = _assemble(job, folder, manifest, survey, journal, console)
+            session._run_file.begin()
+            undo.pop_all()
+        return session
 
     def close(self) -> None:
-        """Let go of the folder. Safe to call twice."""
-        if self._checkpoint is not None:
-            self._checkpoint.close()
-            self._checkpoint = None
+        """Finish what was begun on disk and let another process write. Safe to call twice."""
+        self._checkpoint.close()
         self.folder.unlock()
 
     # ---- running
 
     async def run(self) -> None:
         """Caption what is not finished. Raises RunError where the run stopped early; all else is saved."""
-        assert self._checkpoint is not None, "use Session.open"  # noqa: S101
-        config = self._job.config
-        remote = RemotePictures() if config.allow_remote else None
-        preparer = PicturePreparer(config, picture_bounds(config))
-        pool = PicturePool(preparer, remote, config.prepare_threads)
-        models = sorted({endpoint.model for endpoint in self.endpoints})
+        lag = LoopLag()
         watching = asyncio.gather(
-            self.lag.watch(),
-            live.publish_state(self.folder, self.endpoints, self.lag),
-            self._checkpoint.keep_account(),
+            lag.watch(), live.publish_state(self.folder, self.endpoints, lag), self._checkpoint.keep_account()
         )
-        loading = asyncio.get_running_loop().run_in_executor(None, self._prices.load, models)
         try:
-            async with contextlib.AsyncExitStack() as stack:
-                for client in self._clients:
-                    await stack.enter_async_context(client)
-                if remote is not None:
-                    await stack.enter_async_context(remote)
-                recorder = _Recorder(self._job, self._checkpoint, self._tell)
-                dispatcher = Dispatcher(self.endpoints, self.budget)
-                runner = Runner(pool, recorder, dispatcher, config, self.tally, self._chance)
-                self._runner = runner
-                if config.deadline is not None:
-                    stack.enter_context(_cancelled_at_the_end(deadline.keep(config.deadline, runner.stop)))
-                if self._is_interrupted:
-                    runner.stop()
-                await asyncio.wait([loading])  # a ticket holds its price; the import would block the loop
-                await runner.run(self._unfinished_rows())
+            async with self._supplies.opened():
+                with _until_deadline(self._deadline, self._runner):
+                    await self._runner.run(self._feed.batches())
         finally:
-            pool.close()
             watching.cancel()
-            # without prices is better than without answers
-            await asyncio.gather(loading, watching, return_exceptions=True)
-            live.log_lag(self.lag)
-            await self._finish(self._checkpoint)
-        if runner.stopped_by is not None:
-            raise runner.stopped_by
+            await asyncio.gather(watching, return_exceptions=True)
+            live.log_lag(lag)
+            await self._finish()
+        if (error := self._runner.stopped_by) is not None:
+            raise self._checkpoint.naming_all(error)
 
-    async def _finish(self, checkpoint: Checkpoint) -> None:
-        """Everything into parts. What stopped the run is the better news where this fails for it too."""
+    async def _finish(self) -> None:
+        """Everything into parts. Where this fails too, the error that stopped the run says more about the cause."""
         try:
-            await checkpoint.finish()
-            self._write_run()
+            await self._checkpoint.finish()
+            self._run_file.end(self.rows_left)
         except RunError:
-            if self._runner is None or self._runner.stopped_by is None:
+            if self._runner.stopped_by is None:
                 raise
 
     def stop(self) -> None:
-        """First call: send nothing more and save what is out. Second call: stop at once."""
-        if self._is_interrupted and self._runner is not None:
-            self.given_up = self._runner.in_flight
+        """First call: send nothing more and save what is in flight. Second call: stop at once."""
+        if self.is_interrupted:
+            self.given_up = self.in_flight
             self._runner.stop_at_once()
-        elif self._runner is not None:
+        else:
+            self.is_interrupted = True
             self._runner.stop()
-        self._is_interrupted = True
+
+    # ---- what it has come to
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run folder."""
+        return self._run_file.folder
+
+    @property
+    def survey(self) -> Survey:
+        """What the first reading of the source found."""
+        return self._feed.survey
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The live endpoints, in the order of the settings."""
+        return self._supplies.endpoints
+
+    @property
+    def endpoints_before(self) -> list[str] | None:
+        """Names of the endpoints of the last start; None for a new run."""
+        return self._run_file.endpoints_before
+
+    @property
+    def budget(self) -> Budget | None:
+        """What this run may spend; None for no bound."""
+        return self._runner.budget
+
+    @property
+    def tally(self) -> Tally:
+        """Counts of this start."""
+        return self._runner.tally
 
     @property
     def rows_left(self) -> int:
         """Rows that have neither an answer nor a failure."""
         tally = self.tally
         return tally.total - tally.done_before - tally.answered - tally.failed
-
-    @property
-    def currency(self) -> str:
-        """Of all money of this run."""
-        return self._prices.currency
 
     @property
     def cost_of_the_rest(self) -> Decimal | None:
@@ -239,151 +203,105 @@ class Session:
         return tally.cost_usd / priced * self.rows_left if tally.cost_usd is not None and priced else None
 
     @property
-    def is_interrupted(self) -> bool:
-        return self._is_interrupted
+    def trouble(self) -> RunError | None:
+        """Why answers cannot be saved now, while that is tried again; None where they can."""
+        return self._checkpoint.trouble
 
     @property
     def in_flight(self) -> int:
-        return self._runner.in_flight if self._runner else 0
+        """Requests that are in flight."""
+        return self._runner.in_flight
+
+    @property
+    def seconds(self) -> float:
+        """Since the session was opened."""
+        return time.monotonic() - self._started_at
 
     def endpoint_states(self) -> list[EndpointState]:
         """Each endpoint at this moment. Only while the loop runs."""
         now = asyncio.get_running_loop().time()
         return [EndpointState.of(endpoint, now) for endpoint in self.endpoints]
 
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._started_at
 
-    # ---- which rows
-
-    async def _unfinished_rows(self) -> AsyncGenerator[list[Row]]:
-        """Rows without an answer, in order. Read and looked up in a thread, some hundred at a time."""
-        if self._is_all_done:
-            self.tally.done_before = self.survey.total
-            return
-        loop = asyncio.get_running_loop()
-        rows = self._manifest.rows()
-        thread = ThreadPoolExecutor(1, thread_name_prefix="manifest")
-        journal = Journal(self.folder.journal)
-        room = self._job.most_rows
-        try:
-            while room is None or room > 0:
-                batch, seen = await loop.run_in_executor(thread, self._next_unfinished, rows, journal)
-                if not seen:
-                    return
-                self.tally.done_before += seen - len(batch)
-                if room is not None:
-                    batch = batch[:room]
-                    room -= len(batch)
-                if batch:
-                    yield batch
-        finally:
-            thread.shutdown(wait=True)  # a lookup may still be under way when we are cancelled
-            journal.close()
-
-    def _next_unfinished(self, rows: Iterator[Row], journal: Journal) -> tuple[list[Row], int]:
-        """The unfinished among the next rows, and how many were looked at (0 at the end)."""
-        try:
-            batch = list(islice(rows, _LOOKUP_ROWS))
-        except UsageError as error:  # it was whole a moment ago
-            raise RunError(f"{error} (the manifest changed during the run)", kind="manifest") from error
-        ids = [row.id for row in batch]
-        finished = journal.finished(ids)
-        failed = journal.failed(ids)
-        self._note_changed([r.id for r in batch if finished.get(r.id, r.content_hash) != r.content_hash])
-        again = self._job.retry_failed
-        keep = [
-            row
-            for row in batch
-            if row.id not in finished
-            and (row.id not in failed or (again is not None and (not again or failed[row.id] in again)))
-        ]
-        return keep, len(batch)
-
-    def _note_changed(self, ids: list[str]) -> None:
-        self.tally.changed += len(ids)
-        room = EXAMPLES - len(self.tally.changed_examples)
-        self.tally.changed_examples += ids[:room]
-
-    def _check_kinds(self) -> None:
-        """Raises UsageError where --retry-failed names only kinds that no row of this run failed with."""
-        journal = Journal(self.folder.journal)
-        kinds = journal.failed_kinds()
-        journal.close()
-        wanted = self._job.retry_failed or frozenset()
-        unknown = sorted(wanted - kinds.keys())
-        here = ", ".join(f"{kind} ({count})" for kind, count in kinds.items()) or "none"
-        if unknown and len(unknown) == len(wanted):
-            raise UsageError(f"--retry-failed {','.join(unknown)}: no row failed so; the kinds here: {here}")
-        if unknown:
-            self._tell(f"--retry-failed: no row failed with {', '.join(unknown)}; the kinds here: {here}")
-
-    def _write_run(self) -> None:
-        from .. import __version__  # noqa: PLC0415  the map imports us
-
-        run = {}
-        with contextlib.suppress(UsageError, RunError):
-            run = self.folder.read_run()
-        if self._runner is None:
-            self.endpoints_before = run.get("endpoints")
-            self._is_all_done = (
-                run.get("rows_left") == 0
-                and run.get("manifest_fingerprint") == self.survey.fingerprint
-                and self._job.retry_failed is None
-            )
-        config = self._job.config
-        self.folder.write_run(
-            {
-                "captionmill_version": __version__,
-                "created": run.get("created") or utc_now(),
-                "last_started": utc_now() if self._runner is None else run.get("last_started"),
-                "last_ended": None if self._runner is None else utc_now(),
-                "source": str(self._job.source.resolve()),
-                "rows": self.survey.total,
-                "rows_left": None if self._runner is None else self.rows_left,
-                "manifest_fingerprint": self.survey.fingerprint,
-                "endpoints": [endpoint.name for endpoint in self._job.endpoints],
-                "currency": self.currency,
-                "answer_settings": config.answer_settings(),
-                "other_settings": config.other_settings(),
-            }
-        )
+def _check_folder(job: Job, folder: RunFolder, console: Console) -> None:
+    """Raises UsageError, RunError where the run folder may not take these answers."""
+    earlier = read_earlier_starts(folder)
+    if earlier.has_lost_settings:
+        console.tell("run.json was lost; assuming the existing answers used the current source and settings")
+    earlier.check_may_take(None if job.is_moved else job.source.resolve(), job.config)
 
 
-class _Console:
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self.tell = tell
+def _kinds_to_retry(journal: Journal) -> dict[str, int]:
+    """What `--retry-failed` may name: the kinds of failed rows, and answers without a caption."""
+    empty = empties.count(journal.database)
+    return journal.failed_kinds() | ({empties.KIND: empty} if empty else {})
 
 
-class _Recorder:
-    def __init__(self, job: Job, checkpoint: Checkpoint, tell: Callable[[str], None]) -> None:
-        self._job, self._checkpoint, self.tell = job, checkpoint, tell
-        self.unanswered = checkpoint.unanswered
+def _check_kinds(wanted: frozenset[str], failed: Mapping[str, int], console: Console) -> None:
+    """Raises UsageError where `--retry-failed` names only kinds that no row of this run failed with.
 
-    async def record(self, outcome: Outcome) -> None:
-        kind = outcome.failure.kind if outcome.failure else None
-        row, text = outcome.row, parts.to_record(outcome, self._job.config.model)
-        for endpoint in self._job.endpoints:
-            text = endpoint.scrub_record(text)
-        await self._checkpoint.record(Entry(row.id, kind, text, row.content_hash))
+    wanted: empty where it names none. failed: kind -> rows.
+    """
+    unknown = sorted(wanted - failed.keys())
+    here = ", ".join(f"{kind} ({count})" for kind, count in failed.items()) or "none"
+    text = f"--retry-failed {','.join(unknown)}: no failed rows of that kind; kinds in this run: {here}"
+    if unknown and len(unknown) == len(wanted):
+        raise UsageError(text)
+    if unknown:
+        console.tell(text)
+
+
+def _assemble(
+    job: Job,
+    folder: RunFolder,
+    manifest: Manifest,
+    survey: Survey,
+    journal: Journal,
+    console: Console,
+) -> Session:
+    """Put the parts of a start together. journal: of the locked folder. Raises UsageError where no budget can be kept."""
+    config, chance, prices = job.config, random.Random(), PriceBook(job.config.prices)
+    supplies = Supplies(config, job.addresses, prices, chance, console, folder.decode_notes)
+    budget = None
+    if config.has_budget:
+        from ..accounts.spent import open_budget  # noqa: PLC0415  its tables take 0.04 s to import
+
+        own = {a.name: entry.price for a, entry in zip(job.addresses, config.endpoints(), strict=True)}
+        budget = open_budget(folder, config, prices, own, console)
+    checkpoint = Checkpoint(folder, journal, config.rows_per_part, in_flight=budget, tell=console.tell)
+    run_file = RunFile(folder, _facts(job, survey, prices.currency))
+    tally = Tally(total=survey.total)
+    is_all_done = run_file.has_no_row_left and job.retry_failed is None
+    feed = Feed(manifest, survey, folder.journal, job.retry_failed, job.most_rows, is_all_done, tally)
+    recorder = CheckpointRecorder(checkpoint, config.model, job.addresses, console)
+    dispatcher = Dispatcher(supplies.endpoints, budget)
+    runner = Runner(supplies.pool, recorder, dispatcher, config, tally, chance)
+    return Session(run_file, checkpoint, feed, supplies, runner, config.deadline)
+
+
+def _facts(job: Job, survey: Survey, currency: str) -> RunFacts:
+    from .. import __version__  # noqa: PLC0415  the package may name us in its __init__
+
+    return RunFacts(
+        program_version=__version__,
+        source=str(job.source.resolve()),
+        rows=survey.total,
+        fingerprint=survey.fingerprint,
+        endpoints=[address.name for address in job.addresses],
+        currency=currency,
+        answer_settings=job.config.answer_settings(),
+        other_settings=job.config.other_settings(),
+    )
 
 
 @contextlib.contextmanager
-def _cancelled_at_the_end(watch: Coroutine[Any, Any, None]) -> Iterator[None]:
-    task = asyncio.create_task(watch)
+def _until_deadline(text: str | None, runner: Runner) -> Iterator[None]:
+    """Stop the runner at the deadline. text: None for none. Only while the loop runs."""
+    if text is None:
+        yield
+        return
+    watch = asyncio.create_task(deadline.watch_deadline(text, runner))
     try:
         yield
     finally:
-        task.cancel()
-
-
-def _has_answers(folder: RunFolder) -> bool:
-    """Whether anything was answered yet; a first start with a typo in it binds nobody."""
-    if not folder.journal.exists() or (not folder.run_json.exists() and is_blank(folder.journal)):
-        return any(folder.results.glob("part-*.parquet"))
-    journal = Journal(folder.journal)
-    try:
-        return journal.counts()[0] > 0
-    finally:
-        journal.close()
+        watch.cancel()

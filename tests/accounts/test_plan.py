@@ -8,7 +8,16 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from captionmill.accounts.plan import Options, cost, make_plan, seconds_at_the_limits
+from bench import plan_of
+from captionmill.accounts.plan import (
+    Known,
+    Options,
+    Plan,
+    Range,
+    Variant,
+    cost,
+    seconds_at_the_limits,
+)
 from captionmill.builtin.completions import look, prompt_tokens, read_question
 from captionmill.builtin.server import EndpointSettings, serving
 from captionmill.nouns.config import RunConfig
@@ -17,7 +26,7 @@ from captionmill.pictures.measure import measure
 from captionmill.pictures.prepare import PicturePreparer
 from captionmill.rules.prices import PriceBook
 from captionmill.rules.request import RequestBuilder
-from captionmill.sources.manifest import Manifest
+from captionmill.sources.manifest import Manifest, Survey
 from captionmill.vision.sizes import picture_bounds
 from commands import MODEL, ROOT, captionmill, draw_pictures, results, stats
 from PIL import Image
@@ -64,11 +73,29 @@ def test_prompts_are_estimated_within_two_per_cent(tmp_path, mixed, model):
     for source in (SAMPLES, mixed):
         for settings in ({}, {"max_side": 700, "image_rules": "none"}):
             config = RunConfig(model=model, system="Be brief.", **settings)
-            plan = make_plan(source, tmp_path / "run", config)
+            plan = plan_of(source, tmp_path / "run", config)
             assert plan.prompt().likely == pytest.approx(counted(source, config), rel=0.02), (
                 source,
                 settings,
             )
+
+
+@pytest.mark.parametrize(
+    ("answers", "ratio", "high"), [(0, 1.0, 1.25 * 4000 + 64 * 5), (5, 2.0, 1.05 * 2.0 * 4000)]
+)
+def test_how_much_prompts_may_be_at_the_most(answers, ratio, high):
+    """A quarter more than the formula and a template for each row; 5 % more than the answers so far have shown."""
+    plan = Plan(
+        Survey(5, 0, 0, (), 0, "", {}),
+        Known(answers, ratio, Range(), None),
+        [Variant("gpt-4o", RunConfig(model="gpt-4o"), picture_tokens=3000)],
+        left=5,
+        looked_at=5,
+        readable=5,
+        text_tokens=1000,
+    )
+    assert plan.prompt().likely == ratio * 4000
+    assert plan.prompt().high == high
 
 
 def test_what_cannot_be_read_is_counted_by_kind(tmp_path):
@@ -80,7 +107,7 @@ def test_what_cannot_be_read_is_counted_by_kind(tmp_path):
     (tmp_path / "m.csv").write_text(
         "image\n" + "".join(f"p/{f.name}\n" for f in (tmp_path / "p").iterdir()) + "p/9.png\n"
     )
-    plan = make_plan(tmp_path / "m.csv", tmp_path / "run", RunConfig(model="gpt-4o"))
+    plan = plan_of(tmp_path / "m.csv", tmp_path / "run", RunConfig(model="gpt-4o"))
     assert plan.unreadable == {"image_missing": 1, "image_broken": 2, "image_format": 1}
     assert (plan.rows, plan.to_ask) == (7, 3)
 
@@ -105,9 +132,9 @@ def test_a_sample_stands_for_all(tmp_path):
     for number in range(0, 100, 2):
         Image.new("RGB", (1024, 1024)).save(tmp_path / f"p/{number}.png")
     config = RunConfig(model="gpt-4o")
-    whole = make_plan(tmp_path / "p", tmp_path / "run", config)
+    whole = plan_of(tmp_path / "p", tmp_path / "run", config)
     for sample in (10, 51, 99):
-        part = make_plan(tmp_path / "p", tmp_path / "run", config, Options(sample=sample))
+        part = plan_of(tmp_path / "p", tmp_path / "run", config, Options(sample=sample))
         assert (whole.looked_at, part.looked_at, part.to_ask) == (100, sample, 100)
         if sample > 50:
             assert part.prompt().likely == pytest.approx(whole.prompt().likely, rel=0.05)
@@ -119,11 +146,11 @@ def test_pictures_by_url_are_not_for_nothing(tmp_path):
     lines = ["image", "https://example.com/a.jpg", "https://example.com/b.jpg"]
     config = RunConfig(model="gpt-4o", allow_remote=True, tpm=1000)
     (tmp_path / "m.csv").write_text("\n".join(lines))
-    alone = make_plan(tmp_path / "m.csv", tmp_path / "run", config)
+    alone = plan_of(tmp_path / "m.csv", tmp_path / "run", config)
     assert (alone.to_ask, cost(alone, alone.variants[0], PriceBook())) == (2, None)
     assert seconds_at_the_limits(alone, config) == {}
     (tmp_path / "m.csv").write_text("\n".join([*lines, "p/0.png", "p/1.png"]))
-    mixed = make_plan(tmp_path / "m.csv", tmp_path / "run", config)
+    mixed = plan_of(tmp_path / "m.csv", tmp_path / "run", config)
     assert mixed.prompt().likely == 4 * (255 + 11)
 
 
@@ -132,7 +159,7 @@ def test_one_endpoint_with_a_model_of_its_own(tmp_path):
     draw_pictures(tmp_path / "p", 4)
     entry = {"base_url": "http://x.test", "model": "gpt-4o-mini", "price": {"input": 1, "output": 1}}
     config = RunConfig(model="somebody", endpoint=[entry], max_tokens=100)
-    plan = make_plan(tmp_path / "p", tmp_path / "run", config, Options(compare=("gpt-4o",)))
+    plan = plan_of(tmp_path / "p", tmp_path / "run", config, Options(compare=("gpt-4o",)))
     assert plan.prompt().likely == 4 * (2833 + 5667 + 11)
     assert cost(plan, plan.variants[0], PriceBook())[1] == Decimal(4 * (8511 + 100)) / 10**6
     compared = plan.variants[-1]
@@ -150,21 +177,21 @@ def test_rows_that_a_start_would_not_ask_are_left_out(tmp_path):
     draw_pictures(tmp_path / "p", 20)  # it is whole now
 
     def planned(**more):
-        plan = make_plan(tmp_path / "p", tmp_path / "run", config, Options(**more))
+        plan = plan_of(tmp_path / "p", tmp_path / "run", config, Options(**more))
         return plan.rows, plan.finished, plan.failed_before, plan.to_ask
 
     assert planned() == (20, 11, 1, 8)
     assert planned(retry_failed=frozenset()) == (20, 11, 0, 9)
     assert planned(retry_failed=frozenset({"timeout"})) == (20, 11, 1, 8)
     assert planned(retry_failed=frozenset({"image_broken"})) == (20, 11, 0, 9)
-    other = make_plan(tmp_path / "p", tmp_path / "run", RunConfig(model="gpt-4o-mini"))
+    other = plan_of(tmp_path / "p", tmp_path / "run", RunConfig(model="gpt-4o-mini"))
     assert (other.to_ask, "other settings" in other.notes[0]) == (20, True)
 
 
 def test_money_and_time(mixed, tmp_path):
     """Likely money is the tokens at the list price; low and high lie about it; the slowest limit says how long."""
     config = RunConfig(model="gpt-4o", max_tokens=200, tpm=6000, rpm=60)
-    plan = make_plan(mixed, tmp_path / "run", config)
+    plan = plan_of(mixed, tmp_path / "run", config)
     low, likely, high = cost(plan, plan.variants[0], PriceBook())
     assert likely == (round(plan.prompt().likely) * Decimal("2.5") + 12 * 100 * 10) / 10**6
     assert low < likely < high

@@ -189,15 +189,15 @@ def test_percentiles_are_within_two_per_cent(values, percent):
     true = float(np.percentile(values, percent, method="inverted_cdf"))
     assert spread.percentile(percent) == pytest.approx(true, rel=0.02, abs=2e-9)
     assert spread.mean == pytest.approx(np.mean(values))
-    assert (spread.least, spread.most) == (min(values), max(values))
-    assert sum(count for _, _, count in spread.columns(24)) == len(values)
+    assert (spread.minimum, spread.maximum) == (min(values), max(values))
+    assert sum(count for _, _, count in spread.bars(24)) == len(values)
 
 
 def test_what_is_no_number_is_left_out():
     """Null is no value, and nothing at all has neither percentile nor bars."""
     spread = Histogram()
     spread.add(np.array([np.nan]))
-    assert (spread.count, spread.percentile(50), spread.mean, spread.columns(5)) == (0, 0.0, 0.0, [])
+    assert (spread.count, spread.percentile(50), spread.mean, spread.bars(5)) == (0, 0.0, 0.0, [])
 
 
 # ------------------------------------------------------------------------------- the command
@@ -243,9 +243,9 @@ def test_a_long_run_is_summed_up_in_bounded_memory(tmp_path):
         part.unlink()
     parts.write_table(first, (parts.to_record(answer(n), "gpt-4o") for n in range(5000)))
     journal = Journal(folder.journal)
-    with journal._changing():
-        journal._db.execute("DELETE FROM parts")
-        journal._db.execute("DELETE FROM waiting")
+    with journal.database.changing():
+        journal.database.run("DELETE FROM parts")
+        journal.database.run("DELETE FROM waiting")
     for number in range(200):
         if number:
             os.link(first, folder.results / parts.part_name(number))

@@ -14,6 +14,8 @@ import openai
 import pytest
 from captionmill.builtin.describer import describe, measure
 from captionmill.builtin.server import EndpointSettings, go_duration, serving
+from captionmill.nouns.rows import HttpAnswer
+from captionmill.rules.response import read
 from captionmill.rules.tokens import text_tokens
 from PIL import Image
 
@@ -97,7 +99,6 @@ def test_curl_can_talk_to_it(base_url, tmp_path):
         (question(data_url(jpeg(), "image/jpg")), 400, "invalid_image_format", "unsupported image"),
         (question(data_url(jpeg(), "image/tiff")), 400, "invalid_image_format", "unsupported image"),
         (question("https://example.org/a.jpg"), 400, "invalid_image_url", "data:image"),
-        (question(stream=True), 400, "unsupported_value", "does not stream"),
         (question(n=0), 400, "invalid_value", "'n'"),
         (question(max_tokens="many"), 400, "invalid_value", "'max_tokens'"),
         ({"messages": []}, 400, None, "model"),
@@ -241,3 +242,29 @@ def test_durations_as_openai_writes_them():
         "1m26.4s",
         "6m0s",
     ]
+
+
+@pytest.mark.parametrize("wants_usage", [True, False])
+def test_it_streams_when_asked(base_url, wants_usage):
+    """The official client puts the same text together from the events; usage comes last, on request."""
+    client = openai.OpenAI(base_url=base_url, api_key="k")
+    whole = client.chat.completions.create(**question())
+    options = {"stream_options": {"include_usage": True}} if wants_usage else {}
+    chunks = list(client.chat.completions.create(**question(), stream=True, **options))
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == whole.choices[0].message.content
+    assert len(chunks) > 5
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
+    counts = [c.usage.total_tokens for c in chunks if c.usage]
+    assert counts == ([whole.usage.total_tokens] if wants_usage else [])
+
+
+def test_its_stream_is_a_completion_for_us(base_url):
+    """What a run reads of a stream that it did not ask for: text, ending and usage."""
+    body = json.dumps(question(stream=True, stream_options={"include_usage": True})).encode()
+    request = urllib.request.Request(f"{base_url}/chat/completions", body, {"Authorization": "Bearer k"})
+    with urllib.request.urlopen(request, timeout=20) as response:
+        assert response.headers["Content-Type"] == "text/event-stream"
+        reply = read(HttpAnswer(200, {}, response.read()))
+    assert reply.choices[0].content.startswith("Measured by the built-in describer")
+    assert (reply.choices[0].finish, reply.usage.is_reported) == ("stop", True)

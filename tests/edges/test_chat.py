@@ -11,9 +11,10 @@ import pytest
 from aioresponses import aioresponses
 from captionmill.edges.chat import ChatClient
 from captionmill.nouns.address import Address, chat_completions_url
-from captionmill.nouns.errors import ConnectionLost, UsageError
+from captionmill.nouns.errors import AccountError, ConnectionLost, UsageError
 from chat_mock import MockedResponse
 from scripted_chat import completion
+from scripted_chat import read as read_reply
 
 KEY = "sk-test-marker-7f3a"
 URL = "http://server.test/v1/chat/completions"
@@ -298,6 +299,62 @@ def test_a_proxy_is_used():
 
     assert asyncio.run(run()).body == b"through"
     assert seen[0].startswith(b"POST http://endpoint.test/v1/chat/completions HTTP/1.1")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_wants_a_password_is_said(scheme):
+    """407, of the proxy itself or of its tunnel: about the proxy, not about the row or the key."""
+
+    async def run():
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(response(b"", "407 Proxy Authentication Required"))
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        proxy = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        endpoint = Address(f"{scheme}://endpoint.test/v1/chat/completions", KEY)
+        try:
+            async with ChatClient(endpoint, 5, 5, 5, proxy) as client:
+                return read_reply(await client.post(b"{}"))
+        finally:
+            server.close()
+
+    with pytest.raises(AccountError) as caught:
+        asyncio.run(run())
+    assert (caught.value.kind, caught.value.http_status) == ("proxy", 407)
+
+
+@pytest.mark.parametrize(("proxy", "is_told"), [(None, True), ("env", False)])
+def test_a_proxy_of_the_environment_that_is_not_used_is_named(monkeypatch, proxy, is_told):
+    """Where nothing can be reached, the variable may be the reason."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+
+    async def run():
+        async with ChatClient(Address("https://127.0.0.1:9/v1", KEY), 5, 5, proxy=proxy) as client:
+            await client.post(b"{}")
+
+    with pytest.raises(ConnectionLost) as caught:
+        asyncio.run(run())
+    assert ("HTTPS_PROXY is set and not used" in str(caught.value)) is is_told
+
+
+def test_a_proxy_without_a_scheme_is_said(monkeypatch):
+    """In the variable, where no setting checks it."""
+    monkeypatch.setenv("HTTPS_PROXY", "proxy.test:3128")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+
+    async def run():
+        async with ChatClient(Address("https://endpoint.test/v1", KEY), 5, 5, proxy="env") as client:
+            await client.post(b"{}")
+
+    with pytest.raises(AccountError, match="http://HOST:PORT") as caught:
+        asyncio.run(run())
+    assert caught.value.kind == "proxy"
 
 
 def test_nobody_listens():

@@ -1,4 +1,4 @@
-"""The gallery: the right rows in the right order, text that stays text, pages that need nobody; in a real browser."""
+"""The gallery: the right rows in the right order, text that stays text, no request to outside; in a real browser."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from bench import write
 from browser import DESKTOP, PHONE
 from captionmill.nouns.errors import UsageError
 from captionmill.nouns.rows import Choice, Failure, Outcome, Reply, Row, Usage
-from captionmill.pages import gallery
-from captionmill.pages.gallery import View, write_gallery
+from captionmill.pages import paging, selection
+from captionmill.pages.gallery import write_gallery
+from captionmill.pages.selection import Filter, View
 from captionmill.store import parts
 from captionmill.store.folder import RunFolder
 from captionmill.store.journal import Entry, Journal
@@ -63,7 +64,7 @@ def run_of(pictures: Path, outcomes: list[Outcome], **run) -> RunFolder:
 
 @pytest.fixture
 def odd(pictures) -> RunFolder:
-    """Everything that a caption can be."""
+    """A run with one row for every kind of answer."""
     return run_of(
         pictures,
         [
@@ -91,8 +92,8 @@ def shown(folder: RunFolder, page: str = "index.html") -> list[str]:
 # ------------------------------------------------------------------------------- which rows
 
 
-def test_failed_rows_stand_first(odd):
-    """Then the answers as they came, those in parts and those that still wait in the journal."""
+def test_failed_rows_come_first(odd):
+    """After them the answers in the order they came, from the parts and from the journal."""
     path, count = write_gallery(odd)
     assert (path, count) == (odd.gallery / "index.html", 11)
     assert shown(odd) == ["row 10", "row 9", *(f"row {n}" for n in range(9))]
@@ -104,21 +105,25 @@ def test_failed_rows_stand_first(odd):
         (View(sort="cost"), [8, 7, 6, 5, 4, 3, 2, 1, 0, 10, 9]),
         (View(sort="latency"), [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 9]),
         (View(sort="id"), [0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9]),
-        (View((("finish", "length"),)), [6]),
-        (View((("status", "failed"), ("error_kind", "timeout"))), [9]),
-        (View((("model", "gpt-4o"),), sort="cost"), [8, 7, 6, 5, 4, 3, 2, 1, 0]),
-        (View((("finish", "nothing"),)), []),
+        (View((Filter("finish", "length"),)), [6]),
+        (View((Filter("status", "failed"), Filter("error_kind", "timeout"))), [9]),
+        (View((Filter("model", "gpt-4o"),), sort="cost"), [8, 7, 6, 5, 4, 3, 2, 1, 0]),
+        (View((Filter("finish", "nothing"),)), []),
+        (View((Filter("prompt_tokens", "1005"),)), [5]),
+        (View((Filter("cost_usd", "0.006", ">"),), sort="cost"), [8, 7]),
+        (View((Filter("latency_s", "93", "<="), Filter("attempts", "1")), sort="id"), [8]),
+        (View((Filter("error_kind", "timeout", "!="), Filter("status", "failed"))), [10]),
     ],
 )
 def test_filters_and_orders(odd, view, ids):
-    """Dearest, slowest, by id; by what stands in a column; rows without a figure come last."""
+    """Most expensive first, slowest first, by id; by the text of a column; rows without a figure come last."""
     assert write_gallery(odd, view)[1] == len(ids)
     assert shown(odd) == [f"row {n}" for n in ids]
-    assert str(view) in (odd.gallery / "index.html").read_text()
+    assert str(view) in html.unescape((odd.gallery / "index.html").read_text())
 
 
-def test_a_sample_is_by_chance_and_the_same_again(odd):
-    """So many different rows; another seed, others; in any order."""
+def test_a_sample_is_random_and_repeatable(odd):
+    """As many different rows as asked for; another seed picks others."""
     samples = []
     for seed in (1, 1, 2, 3):
         assert write_gallery(odd, View(sample=5, seed=seed))[1] == 5
@@ -150,13 +155,26 @@ def test_thumbnails_are_made_once(odd, pictures):
     assert sum(p.stat().st_mtime_ns != at for p, at in thumbnails.items()) == 1
 
 
-def test_what_is_no_view(tmp_path):
-    """An unknown column or order: exit 2, with what there is."""
+def test_thumbnails_show_the_file_that_was_sent(pictures):
+    """A path with .. is read as the run read it: as text, or with --allow-outside as the operating system does."""
+    (pictures.parent / "elsewhere/inner").mkdir(parents=True)
+    (pictures / "link").symlink_to(pictures.parent / "elsewhere/inner")
+    for allow_outside in (False, True):
+        settings = {"other_settings": {"allow_outside": allow_outside}}
+        folder = run_of(pictures, [answered(0, row=row(0, ("link/../0.png",)))], **settings)
+        write_gallery(folder)
+        assert ("no picture<" in (folder.gallery / "index.html").read_text()) is allow_outside
+
+
+def test_an_invalid_view(tmp_path):
+    """An unknown column or order: exit 2, and the message lists the known ones."""
     with pytest.raises(UsageError, match=r"--filter colour=.*finish_reason"):
-        View((("colour", "red"),))
+        View((Filter("colour", "red"),))
     for flags, says in (
         (("--filter", "finish"), "NAME=VALUE"),
         (("--sort", "size"), "latency"),
+        (("--filter", "attempts=many"), "holds numbers"),
+        (("--filter", "finish>stop"), "is a text"),
         (("--sample", "0"), "from 1"),
     ):
         done = captionmill("gallery", tmp_path, *flags)
@@ -167,7 +185,7 @@ def test_what_is_no_view(tmp_path):
 
 
 def test_a_caption_is_text(odd, page):
-    """Scripts and tags in captions and messages are shown, not run; nothing outside the gallery is asked for."""
+    """Scripts and tags in captions and messages are shown, not run; no request leaves the gallery."""
     page.show(write_gallery(odd)[0])
     assert page.evaluate("document.title").endswith("page 1")
     assert page.evaluate(
@@ -181,7 +199,7 @@ def test_a_caption_is_text(odd, page):
 
 
 def test_it_fits_every_window(odd, page):
-    """Desktop and phone, light and dark: nothing runs over the edge, whatever the caption."""
+    """Desktop and phone, light and dark: no caption overflows the window."""
     path = write_gallery(odd)[0]
     paper = set()
     for size in (DESKTOP, PHONE):
@@ -193,7 +211,7 @@ def test_it_fits_every_window(odd, page):
 
 
 def test_the_search_box(odd, page):
-    """Hides what does not match and says how many do; emptied, everything is back."""
+    """Hides rows that do not match and counts those that do; without a text all rows are back."""
     page.show(write_gallery(odd)[0])
     visible = "[...document.querySelectorAll('article')].filter(a => a.offsetParent !== null).length"
     assert page.evaluate(visible) == 11
@@ -207,9 +225,9 @@ def test_the_search_box(odd, page):
 
 
 def test_many_failed_rows_and_any_order(pictures, monkeypatch):
-    """More than fit into one portion are kept on disk meanwhile; pages that are fetched together come in their order."""
-    monkeypatch.setattr(gallery, "_RECORDS_A_SOURCE", 3)
-    monkeypatch.setattr(gallery, "_ROWS_FETCHED", 4)
+    """Failed rows beyond the first portion are kept on disk; pages that are fetched together keep their order."""
+    monkeypatch.setattr(selection, "_RECORDS_A_SOURCE", 3)
+    monkeypatch.setattr(paging, "_ROWS_FETCHED", 4)
     folder = run_of(pictures, [*(answered(n) for n in range(9)), *(failure(n) for n in range(9, 18))])
     write_gallery(folder, View(rows_a_page=2, sort="cost"))
     pages = [f"page-{n}.html" for n in range(2, 10)]

@@ -1,4 +1,4 @@
-"""report and its page: sums that are right, text that stays text, pages that need nobody."""
+"""The report and its page: correct sums, text that stays text, no request to outside."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from captionmill.accounts.report import read_report
 from captionmill.nouns.rows import Choice, Failure, Outcome, Reply, Row, Usage
 from captionmill.pages.report_page import write_report
 from captionmill.store import parts
-from captionmill.store.checkpoint import open_checkpoint
+from captionmill.store.checkpoint import Checkpoint
 from captionmill.store.folder import RunFolder
 from captionmill.store.journal import Entry
+from captionmill.store.recovery import open_journal
 from commands import captionmill, draw_pictures
 
 NASTY = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
@@ -48,11 +49,10 @@ def run(tmp_path):
     folder.write_run({"source": str(tmp_path / "p"), "rows": 33, "answer_settings": {}})
 
     async def write():
-        checkpoint = open_checkpoint(folder, 8)
+        checkpoint = Checkpoint(folder, open_journal(folder), 8)
         for entry in entries(30):
             await checkpoint.record(entry)
-        if checkpoint._writing:
-            await asyncio.wait([checkpoint._writing])
+        await checkpoint.parts.idle()
         checkpoint.close()
 
     asyncio.run(write())
@@ -80,7 +80,7 @@ def test_a_report_counts_parts_and_what_waits(run):
 
 
 def test_the_report_page(run, page):
-    """In a real browser at both widths, light and dark: nothing leaves, nothing overflows, text is text."""
+    """In a real browser at both widths, light and dark: no request leaves, nothing overflows, text stays text."""
     path = write_report(run, read_report([run], ["model", "folder"]))
     for size in (DESKTOP, PHONE):
         for is_dark in (False, True):
@@ -97,14 +97,14 @@ def test_the_report_page(run, page):
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
 
 
-def test_rows_without_usage_are_among_the_dearest(tmp_path):
-    """Their counts are not known, and the page says so."""
+def test_rows_without_usage_are_among_the_most_expensive(tmp_path):
+    """Their token counts are unknown, and the page says so."""
     folder = write(tmp_path / "run", [answer(0), answer(1, usage=Usage())])
     assert "no usage" in write_report(folder, read_report([folder])).read_text()
 
 
-def test_jobs_on_what_is_no_run(tmp_path):
-    """status, report and gallery of another folder: exit 2 and one line."""
+def test_jobs_on_another_folder(tmp_path):
+    """status, report and gallery of a folder that is not a run: exit 2 and one line."""
     for job in ("status", "report", "gallery"):
         done = captionmill(job, tmp_path)
         assert done.returncode == 2

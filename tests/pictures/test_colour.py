@@ -1,4 +1,4 @@
-"""Colours: whatever a file stores, what is sent means the same in sRGB, on the background, in 8 bits."""
+"""Colours: a picture is sent with the colours of its file, in sRGB, on the background, in 8 bits."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_srgb_by_any_name_passes_through(format_name):
 
 
 def test_a_profile_for_other_pixels_is_ignored(colours_sent):
-    """A printer's profile in an RGB picture means nothing."""
+    """A CMYK profile in an RGB picture is ignored."""
     data = encode(patches("RGB", COLOURS), "PNG", icc_profile=icc.press_profile(PRESS))
     assert_near(colours_sent(data), COLOURS, 1)
 
@@ -135,13 +135,13 @@ PRESS = {
 
 @pytest.mark.parametrize("format_name", ["JPEG", "TIFF"])
 def test_cmyk_without_a_profile(colours_sent, format_name):
-    """Ink taken away from white."""
+    """CMYK without a profile: ink is subtracted from white."""
     options = {"quality": 98} if format_name == "JPEG" else {}
     assert_near(colours_sent(encode(patches("CMYK", INK), format_name, **options)), PLAIN, 12)
 
 
 def test_cmyk_of_another_writer_than_adobe(colours_sent):
-    """Without Adobe's mark the values stand the other way round in the file."""
+    """Without Adobe's mark the values in the file are inverted."""
     data = encode(patches("CMYK", [tuple(255 - v for v in ink) for ink in INK]), "JPEG", quality=98)
     at = data.index(b"\xff\xee")
     unmarked = data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :]

@@ -20,6 +20,7 @@ from captionmill.pictures.files import read_file
 from captionmill.pictures.header import exif_orientation, read_header
 from captionmill.pictures.metadata import without_metadata
 from captionmill.pictures.prepare import PicturePreparer
+from captionmill.pictures.renderer import Renderer
 from captionmill.vision.sizes import picture_bounds
 from hypothesis import given
 from hypothesis import strategies as st
@@ -141,7 +142,7 @@ def test_no_metadata_leaves_the_house(prepare, format_name, mode):
 
 
 def test_a_progressive_picture_keeps_its_scans(prepare):
-    """Metadata stands before the first scan; every byte from there on is kept."""
+    """Only metadata before the first scan is removed; every byte from the scan on is kept."""
     data = encode(corners(), "JPEG", progressive=True, comment="MARKER", quality=95)
     _, sent = prepare(data)
     assert b"MARKER" not in sent
@@ -150,7 +151,7 @@ def test_a_progressive_picture_keeps_its_scans(prepare):
 
 
 def test_what_follows_the_picture_is_left_out(prepare):
-    """A second JPEG with its own position behind the end mark goes nowhere."""
+    """A second JPEG behind the end mark, with its own position, is not sent."""
     data = encode(corners(), "JPEG")
     _, sent = prepare(data + with_metadata(corners(), "JPEG"))
     assert sent == data
@@ -158,7 +159,7 @@ def test_what_follows_the_picture_is_left_out(prepare):
 
 @given(st.binary(max_size=60), st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"]))
 def test_leaving_out_metadata_never_fails(tail, start):
-    """Whatever follows the signature, something comes back, and no more than there was."""
+    """Any bytes behind the signature give a result, and none longer than the file."""
     assert len(without_metadata(start + tail) or b"") <= len(start + tail)
 
 
@@ -215,13 +216,13 @@ def test_orientation_behind_the_frame_header_counts_too(prepare):
 
 @pytest.mark.parametrize("size", [(3136, 1), (6272, 3), (1, 3136), (65_500, 1)])
 def test_strips_are_sent(prepare, size):
-    """As thin as a picture can be."""
+    """A picture that is one pixel wide or high is sent, within the bound."""
     picture, _ = prepare(encode(Image.new("RGB", size, "teal"), "JPEG"))
     assert max(picture.width, picture.height) <= 1568
 
 
 def test_a_png_with_a_broken_chunk_is_not_sent(prepare):
-    """Its checksum tells; without pixels it is none at all."""
+    """A wrong checksum, or no pixels: the row fails as broken."""
     data = bytearray(WHOLE_PNG)
     at = data.index(b"IDAT") + 40
     data[at : at + 20] = bytes(20)
@@ -373,7 +374,7 @@ def test_palette_transparency_shows_the_background(prepare):
 
 
 def test_an_animation_gives_its_first_frame(prepare):
-    """One upright still picture, whatever moved."""
+    """An animation is sent as one upright still picture."""
     frames = [Image.new("RGB", (40, 40), c) for c in ("blue", "red")]
     for format_name in ("GIF", "WEBP", "PNG"):
         data = encode(frames[0], format_name, save_all=True, append_images=frames[1:], duration=100)
@@ -431,7 +432,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(prepare):
 
 
 def test_what_is_no_file(tmp_path):
-    """A missing file, a folder, a pipe (that nobody writes to), a null byte."""
+    """A missing file, a folder, a pipe without a writer, a null byte in the name."""
     os.mkfifo(tmp_path / "pipe.jpg")
     for path, kind in (
         (tmp_path / "none.jpg", "image_missing"),
@@ -503,7 +504,7 @@ def test_alpha_over_text_gives_a_png(prepare):
 
 
 def test_a_photo_is_never_sent_as_png(prepare):
-    """Whatever format it came in."""
+    """In every input format."""
     for format_name in ("BMP", "TIFF", "PNG"):
         picture, _ = prepare(encode(noise(800, 600), format_name), max_side=500)
         assert picture.mime == "image/jpeg", format_name
@@ -515,7 +516,7 @@ def test_a_photo_is_never_sent_as_png(prepare):
 @pytest.mark.parametrize("most", [400_000, 60_000, 12_000])
 @pytest.mark.parametrize("make", [noise, screenshot])
 def test_the_bytes_are_bounded(prepare, make, most):
-    """--max-bytes holds for the base64 text, whatever the picture; no side grows."""
+    """--max-bytes holds for the base64 text of every picture; no side grows."""
     picture, sent = prepare(encode(make(2400, 1600), "PNG"), max_bytes=most, image_rules="none")
     assert len(picture.base64) <= most
     assert Image.open(io.BytesIO(sent)).size == (picture.width, picture.height)
@@ -523,7 +524,7 @@ def test_the_bytes_are_bounded(prepare, make, most):
 
 
 def test_bytes_are_reached_by_size_before_quality(prepare):
-    """A little too heavy: a little smaller, at the same quality."""
+    """A picture slightly above the bound becomes slightly smaller, at the same quality."""
     data = encode(noise(1500, 1000), "BMP")
     whole, sent = prepare(data)
     picture, smaller = prepare(data, max_bytes=len(whole.base64) * 8 // 10)
@@ -547,7 +548,7 @@ def test_bytes_that_cannot_be_reached_fail_the_row(prepare):
 
 
 def test_all_pictures_of_a_row_stay_within_the_request(tmp_path):
-    """The heaviest give way first; the light one goes as it is."""
+    """The largest are shrunk first; a small one is sent as it is."""
     paths = []
     for name, image in (("a", noise(1500, 1000)), ("b", noise(1400, 1000)), ("c", noise(200, 150))):
         paths.append(str(tmp_path / f"{name}.jpg"))
@@ -584,11 +585,9 @@ def test_which_frame_is_sent(prepare, format_name, frame, expected):
 
 def test_the_same_picture_is_prepared_once(tmp_path, monkeypatch):
     """Two names, two rows, two threads: one decoding, while it is in the cache."""
-    import captionmill.pictures.prepare as module
-
     decoded = []
-    real = module.decode
-    monkeypatch.setattr(module, "decode", lambda *a: (decoded.append(a[0]), time.sleep(0.05), real(*a))[2])
+    real = Renderer.render
+    monkeypatch.setattr(Renderer, "render", lambda *a: (decoded.append(a[1]), time.sleep(0.05), real(*a))[2])
     data = encode(noise(400, 300), "BMP")
     preparer = preparer_for()
     with ThreadPoolExecutor(4) as threads:
@@ -601,7 +600,7 @@ def test_the_same_picture_is_prepared_once(tmp_path, monkeypatch):
 
 def test_the_cache_is_bounded_and_keeps_no_failures():
     """Those used last stay; one that failed is tried again."""
-    cache = PictureCache(most_bytes=100)
+    cache = PictureCache(max_bytes=100)
     made = []
 
     def make(name: str, size: int = 40):
@@ -631,7 +630,7 @@ def test_the_cache_is_bounded_and_keeps_no_failures():
 
 
 def test_a_file_that_is_being_written_is_one_failed_row(tmp_path, monkeypatch):
-    """Read while it grows: a kind of its own, to be tried again."""
+    """A file that grows while it is read fails with its own kind, and may be retried."""
     path = tmp_path / "growing.jpg"
     path.write_bytes(WHOLE_JPEG)
     real, looks = os.fstat, []
@@ -665,29 +664,6 @@ def test_odd_paths_are_one_failed_row_each(tmp_path):
     with open(odd, "wb") as file:  # noqa: PTH123
         file.write(WHOLE_JPEG)
     assert read_file(os.fsdecode(odd)) == WHOLE_JPEG
-
-
-def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
-    """Whatever the number of threads: memory for one, not for each."""
-    import captionmill.pictures.decode as module
-
-    monkeypatch.setattr(module, "LARGE_PIXELS", 10_000)
-    now, most = [0], [0]
-    real = module._upright
-
-    def upright(*arguments):
-        now[0] += 1
-        most[0] = max(most[0], now[0])
-        time.sleep(0.01)
-        now[0] -= 1
-        return real(*arguments)
-
-    monkeypatch.setattr(module, "_upright", upright)
-    pictures = [encode(noise(200, 100, seed), "BMP") for seed in range(6)]
-    preparer = preparer_for()
-    with ThreadPoolExecutor(3) as threads:
-        list(threads.map(lambda data: preparer.prepare("p.bmp", data), pictures))
-    assert most == [1]
 
 
 def test_texts_in_a_png_are_no_bomb(prepare):

@@ -1,4 +1,4 @@
-"""Pictures by URL: only where asked, with bounds, never from an address that only this machine reaches."""
+"""Pictures by URL: only with --allow-remote, with bounds, never from an address that only this machine reaches."""
 
 from __future__ import annotations
 
@@ -61,9 +61,16 @@ def web(pages: dict[str, tuple[int, dict[str, str], bytes]]) -> Iterator[tuple[s
         server.server_close()
 
 
+class Allowing:
+    """An address rule made from a function."""
+
+    def __init__(self, may_reach) -> None:
+        self.allows = may_reach
+
+
 def fetch(*urls: str, may_reach=lambda address: True) -> list[bytes | RowError]:
     async def run() -> list[bytes | RowError]:
-        async with RemotePictures(may_reach) as pictures:
+        async with RemotePictures(Allowing(may_reach)) as pictures:
             found = await pictures.fetch_all(urls)
             return [found[url] for url in urls]
 
@@ -72,7 +79,7 @@ def fetch(*urls: str, may_reach=lambda address: True) -> list[bytes | RowError]:
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch):
-    """Between attempts."""
+    """No pause between attempts."""
     monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.0)
 
 
@@ -84,7 +91,7 @@ def test_a_picture_is_fetched_and_prepared():
         async def run():
             config = RunConfig(model="m")
             preparer = PicturePreparer(config, picture_bounds(config))
-            async with RemotePictures(lambda address: True) as pictures:
+            async with RemotePictures(Allowing(lambda address: True)) as pictures:
                 pool = PicturePool(preparer, pictures)
                 try:
                     return [(await pool.prepare([Row(u, (u,), (u,), "?")]))[0][1] for u in urls]
@@ -100,7 +107,7 @@ def test_a_picture_is_fetched_and_prepared():
 
 
 def test_what_passes_is_tried_again():
-    """503 three times, then given up, with the status."""
+    """Three attempts at a 503, then an error with the status."""
     with web({"/busy": (503, {}, b"")}) as (url, asked):
         (error,) = fetch(f"{url}/busy")
     assert len(asked) == 3
@@ -108,8 +115,8 @@ def test_what_passes_is_tried_again():
 
 
 def test_bounds(monkeypatch):
-    """Too large, empty, no end of redirects, another scheme: one message each."""
-    monkeypatch.setattr(remote, "MOST_REMOTE_BYTES", 100_000)
+    """Too large, empty, endless redirects, another scheme: one message each."""
+    monkeypatch.setattr(remote, "MAX_REMOTE_BYTES", 100_000)
     pages = {
         "/large": (200, {}, bytes(200_000)),
         "/empty": (200, {}, b""),
@@ -125,8 +132,8 @@ def test_bounds(monkeypatch):
 
 
 def test_a_server_that_stands_still_is_left(monkeypatch):
-    """Half a picture and no more, the connection open: three attempts, each as long as the bound."""
-    monkeypatch.setattr(remote, "SECONDS", 0.2)
+    """A server that stops in the middle of a picture: three attempts, each ends at the time bound."""
+    monkeypatch.setattr(remote, "TOTAL_SECONDS", 0.2)
     half = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf"
 
     async def run() -> tuple[bytes | RowError, int]:
@@ -140,7 +147,7 @@ def test_a_server_that_stands_still_is_left(monkeypatch):
         asked: list[bytes] = []
         server = await asyncio.start_server(stand_still, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/a.jpg"
-        async with RemotePictures(lambda address: True) as pictures:
+        async with RemotePictures(Allowing(lambda address: True)) as pictures:
             found = (await pictures.fetch_all([url]))[url]
         server.close()
         return found, len(asked)
@@ -170,7 +177,7 @@ def test_public_addresses(address):
 
 
 def test_a_private_address_is_never_connected_to():
-    """Written out, by a name, in another notation, or behind a redirect: nothing arrives there."""
+    """As a number, by a name, in another notation, or behind a redirect: no request arrives there."""
     with web({"/a.jpg": (200, {}, jpeg())}) as (url, asked):
         port = url.rpartition(":")[2]
         spelled = [
@@ -209,7 +216,8 @@ def test_urls_only_where_asked(tmp_path):
     with serving(EndpointSettings()) as url:
         refused = captionmill("caption", "m.csv", *MODEL, "-o", "run", base_url=url, cwd=tmp_path)
         assert refused.returncode == 2
-        assert "m.csv:3: http://127.0.0.1:9/b.jpg is a URL; --allow-remote" in refused.stderr
+        assert "m.csv:3: http://127.0.0.1:9/b.jpg is a URL" in refused.stderr
+        assert "--allow-remote" in refused.stderr
         assert stats(url)["answers"] == 0
         done = captionmill(
             "caption", "m.csv", *MODEL, "-o", "run", "--allow-remote", base_url=url, cwd=tmp_path

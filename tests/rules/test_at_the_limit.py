@@ -88,7 +88,7 @@ def test_estimates_that_start_three_times_off(factor, says_remaining, is_reporte
     only its headers or its refusals tell.
     """
     server = QuotaServer(TPM, 1200, jitter=0.3, says_remaining=says_remaining)
-    estimator = TokenEstimator(ChatSettings(model="m", max_tokens=300), vision_model("gpt-4o").family.tokens)
+    estimator = TokenEstimator(ChatSettings(model="m", max_tokens=300), vision_model("gpt-4o").family)
     prompt = "word" * int(900 * factor)
 
     async def post(body: bytes) -> HttpAnswer:

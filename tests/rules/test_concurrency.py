@@ -185,5 +185,5 @@ def test_a_given_number_is_kept():
     """--concurrency N is N from the first second on."""
     server = QueueServer(at_once=10)
     bench = Bench(server, 1000, concurrency=50).run()
-    assert bench.endpoints[0].flow.concurrency == 50
+    assert bench.endpoints[0].flow.concurrency.limit == 50
     assert server.most_waiting == pytest.approx(40, abs=10)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from captionmill.nouns.errors import AccountError, AnswerError, RateLimited, RowError, ServerBusy
 from captionmill.nouns.rows import HttpAnswer, Reply
-from captionmill.rules import error_table, response
+from captionmill.rules import error_table, response, server_hints
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_chat import completion
@@ -17,19 +17,15 @@ STOP, PAUSE, AGAIN, FAIL = AccountError, RateLimited, ServerBusy, RowError
 
 
 def read_answer(status: int, raw: bytes, kind: str = "auto") -> Reply:
-    """As a run reads it: a reply, or the named error raised."""
-    answer = HttpAnswer(status, {}, raw)
-    reply = response.read_reply(answer)
-    if reply is None:
-        raise error_table.read_error(answer, kind)
-    return reply
+    """An answer with this body, as a run reads it."""
+    return response.read(HttpAnswer(status, {}, raw), kind)
 
 
 def body(message="", kind=None, code=None, **more):
     return {"error": {"message": message, "type": kind, "code": code} | more}
 
 
-# status, endpoint kind, body, class and kind of the error: bodies as reported from the field, shortened
+# status, endpoint kind, body, what the run does next, kind: bodies as reported from the field, shortened
 FIXTURES = [
     (401, "auto", body("该令牌额度已用尽 (request id: 2025)", "one_api_error"), STOP, "no_quota"),
     (403, "auto", body("user quota is not enough (request id: 1)", "one_api_error", "insufficient_user_quota"), STOP, "no_quota"),
@@ -69,21 +65,6 @@ FIXTURES = [
     (301, "auto", None, STOP, "wrong_address"),
     (500, "auto", None, AGAIN, "server_error"),
     (418, "auto", None, FAIL, "bad_request"),
-    # a status alone, from a server or gateway with no words of its own
-    (200, "auto", None, AGAIN, "broken_answer"),
-    (400, "auto", None, FAIL, "bad_request"),
-    (401, "auto", None, STOP, "bad_key"),
-    (402, "auto", None, STOP, "no_quota"),
-    (403, "auto", None, STOP, "no_permission"),
-    (404, "auto", None, STOP, "model_not_found"),
-    (405, "auto", None, STOP, "wrong_address"),
-    (408, "auto", None, AGAIN, "server_timeout"),
-    (409, "auto", None, AGAIN, "server_error"),
-    (415, "auto", None, FAIL, "bad_request"),
-    (422, "auto", None, FAIL, "bad_request"),
-    (429, "auto", None, PAUSE, "rate_limited"),
-    (504, "auto", None, AGAIN, "server_error"),
-    (529, "auto", None, AGAIN, "overloaded"),
 ]  # fmt: skip
 
 
@@ -98,16 +79,52 @@ def test_every_reported_error_has_its_action(status, endpoint_kind, content, exp
 
 
 @pytest.mark.parametrize(
-    ("status", "is_billed"),
-    [(s, True) for s in (408, 504, 520, 522, 524)]
-    + [(s, False) for s in (400, 401, 413, 429, 500, 502, 503, 529)],
+    ("status", "expected", "kind"),
+    [(302, STOP, "wrong_address"), (400, FAIL, "bad_request"), (401, STOP, "bad_key"), (402, STOP, "no_quota"),
+     (403, STOP, "no_permission"), (404, STOP, "wrong_address"), (405, STOP, "wrong_address"), (407, STOP, "proxy"),
+     (425, AGAIN, "server_error"), (498, AGAIN, "overloaded"), (499, AGAIN, "server_error"), (423, AGAIN, "server_error"),
+     (408, AGAIN, "server_timeout"), (409, AGAIN, "server_error"), (413, FAIL, "body_too_large"), (415, FAIL, "bad_request"),
+     (422, FAIL, "bad_request"), (429, PAUSE, "rate_limited"), (451, FAIL, "bad_request"), (500, AGAIN, "server_error"),
+     (502, AGAIN, "server_error"), (503, AGAIN, "server_error"), (504, AGAIN, "server_error"), (529, AGAIN, "overloaded")],
+)  # fmt: skip
+def test_a_status_alone_has_its_action(status, expected, kind):
+    """Where the words say nothing, the status decides."""
+    with pytest.raises(AnswerError) as caught:
+        read_answer(status, b"")
+    assert (type(caught.value), caught.value.kind) == (expected, kind)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"error": {"message": "m", "code": 5}}, "400: m [5]"),
+        ({"error": "m"}, "400: m"),
+        ([{"error": {"message": "m"}}], "400: m"),
+        ({"message": "m", "code": "c"}, "400: m [c]"),
+        ({"msg": "m"}, "400: m"),
+        ({"err": "m"}, "400: m"),
+        ({"error_msg": "m"}, "400: m"),
+        ({"title": "m"}, "400: m"),
+        ({"statusCode": 429, "message": "m"}, "400: m [429]"),
+        ({"detail": [{"loc": ["body"], "msg": "图"}]}, '400: [{"loc": ["body"], "msg": "图"}]'),
+        ({"error": {"message": "m", "metadata": {"raw": "why"}}}, "400: m: why"),
+        ({"error": {"message": "m", "code": "c", "innererror": {"code": "d"}}}, "400: m [c d]"),
+        ({"error": {"message": "400: m"}}, "400: m"),
+        ({"error": None}, "400: no message"),
+        ([], "400: no message"),
+        ("m", "400: m"),
+        ({"base_resp": {"status_code": 5, "status_msg": "m"}}, "400: m [5]"),
+        ({"error_code": 17, "error_msg": "m"}, "400: m [17]"),
+        ({"errors": ["m"]}, '400: ["m"]'),
+        ({"data": {"error": {"errMsg": "m"}}}, "400: m"),
+        ({"Message": "m"}, "400: m"),
+    ],
 )
-def test_what_a_gateway_gave_up_on_may_be_billed(status, is_billed):
-    """The upstream behind a gateway's timeout may have gone on; a refusal cost nothing, unless it counts tokens."""
-    page = b"<html><h1>nginx</h1></html>"
-    assert error_table.may_be_billed(error_table.read_error(HttpAnswer(status, {}, page))) is is_billed
-    counted = json.dumps(body("no") | {"usage": {"prompt_tokens": 400}}).encode()
-    assert error_table.may_be_billed(error_table.read_error(HttpAnswer(status, {}, counted)))
+def test_every_envelope_is_unwrapped(content, message):
+    """The server's words and its code, wherever they are; an object as JSON."""
+    with pytest.raises(AnswerError) as caught:
+        read_answer(400, json.dumps(content, ensure_ascii=False).encode())
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
@@ -135,7 +152,7 @@ def test_what_a_gateway_gave_up_on_may_be_billed(status, is_billed):
 )
 def test_how_long_a_server_asks_to_wait(headers, message, content, seconds):
     """Headers first, then the body's own words, in every form providers use."""
-    assert error_table.retry_after_seconds(headers, message, content) == pytest.approx(seconds)
+    assert server_hints.retry_after_seconds(headers, message, content) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +164,7 @@ def test_how_long_a_server_asks_to_wait(headers, message, content, seconds):
 def test_reset_values(text, seconds):
     """Durations, integers, dates; -1 and nonsense mean unknown."""
     now = datetime(2026, 11, 22, 10, tzinfo=UTC)
-    assert error_table.parse_seconds(text, now) == pytest.approx(seconds)
+    assert server_hints.parse_seconds(text, now) == pytest.approx(seconds)
 
 
 def test_a_gateways_page_is_no_overload():
@@ -165,10 +182,10 @@ def test_a_relays_limits_are_not_trusted():
     headers = {"x-ratelimit-limit-tokens": "30000", "x-ratelimit-remaining-tokens": "29000"}
     direct = HttpAnswer(200, headers, b"")
     relay = HttpAnswer(200, headers | {"x-oneapi-request-id": "2025"}, b"")
-    assert error_table.limit_reports(direct)[0].remaining == 29000
-    assert error_table.limit_reports(relay) == (None, None)
-    assert error_table.limit_reports(relay, "trust")[0].limit == 30000
-    assert error_table.limit_reports(direct, "ignore") == (None, None)
+    assert server_hints.limit_reports(direct)[0].remaining == 29000
+    assert server_hints.limit_reports(relay) == (None, None)
+    assert server_hints.limit_reports(relay, "trust")[0].limit == 30000
+    assert server_hints.limit_reports(direct, "ignore") == (None, None)
 
 
 def read(content) -> Reply:
@@ -233,7 +250,13 @@ def test_unusual_contents():
     ("sent", "normal"),
     [("stop", "stop"), ("length", "length"), ("max_tokens", "length"), ("MAX_TOKENS", "length"),
      ("end_turn", "stop"), ("STOP", "stop"), ("SAFETY", "content_filter"), ("content_filter", "content_filter"),
-     ("tool_calls", "tool_calls"), ("function_call", "tool_calls"), ("abort", "other"), ("", None), (None, None)],
+     ("tool_calls", "tool_calls"), ("function_call", "tool_calls"), ("abort", "error"), ("", None), (None, None),
+     ("FinishReason.MAX_TOKENS", "length"), ("FINISH_REASON_MAX_TOKENS", "length"), ("maxTokens", "length"),
+     ("max-output-tokens", "length"), ("model_context_window_exceeded", "length"), ("eos", "stop"), ("eos_token", "stop"),
+     ("<|im_end|>", "stop"), ("endTurn", "stop"), ("content_filter: sexual", "content_filter"),
+     ("FinishReason.SAFETY", "content_filter"), ("guardrail_intervened", "content_filter"), ("null", None), ("None", None),
+     ("error", "error"), ("network_error", "error"), ("insufficient_system_resource", "error"),
+     ("malformed_function_call", "error"), ("toolUse", "tool_calls"), ("whatever", "other")],
 )  # fmt: skip
 def test_finish_reasons_are_normalised(sent, normal):
     """The same ending has many names."""

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from captionmill.nouns.config import API_ORDER, ChatSettings
 from captionmill.nouns.rows import Row, Usage
 from captionmill.rules.backoff import Backoff
 from captionmill.rules.request import RequestBuilder
-from captionmill.rules.tokens import TokenEstimator, text_tokens
+from captionmill.rules.tokens import TokenEstimator, text_tokens, tokens_of_length
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_chat import PICTURE
 
 
-def picture_tokens(width: int, height: int, detail: str | None) -> int:
-    """A model for which every picture is worth 255."""
-    return 255
+class EveryPicture255:
+    """A model for which every picture is worth 255 tokens."""
+
+    def tokens(self, width: int, height: int, detail: str | None) -> int:
+        return 255
 
 
 # ------------------------------------------------------------------------------- tokens
@@ -30,12 +34,22 @@ def test_text_tokens():
     assert text_tokens("") == 0
     assert text_tokens("Describe this image.") == 5
     assert text_tokens("描述一下这张图片") == 8
+    assert text_tokens("猫 cat") == 2
+    assert text_tokens("café au") == 2  # Latin letters are not wide
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**9))
+def test_tokens_by_lengths(narrow, wide):
+    """Rounded up, for one text as for a column of them; null has none."""
+    assert tokens_of_length(narrow + wide, wide) == math.ceil(narrow / 4) + wide
+    column = np.array([narrow + wide, 0], dtype=np.float64), np.array([wide, 0], dtype=np.float64)
+    assert tokens_of_length(*column).tolist() == [math.ceil(narrow / 4) + wide, 0]
 
 
 def test_an_estimate_counts_all_that_may_be_charged():
     """System message, prompt, every picture, and the longest answer n times."""
     chat = ChatSettings(model="m", system="four" * 10, max_tokens=100, n=2)
-    estimate = TokenEstimator(chat, picture_tokens).estimate("x" * 40, [(512, 512), (512, 512)])
+    estimate = TokenEstimator(chat, EveryPicture255()).estimate("x" * 40, [(512, 512), (512, 512)])
     assert (estimate.formula, estimate.prompt, estimate.longest_answer) == (530, 530, 200)
     assert estimate.likely_answer == 200  # nothing is known yet
 
@@ -43,7 +57,7 @@ def test_an_estimate_counts_all_that_may_be_charged():
 @pytest.mark.parametrize("factor", [3.0, 1 / 3])
 def test_an_estimate_learns_what_the_endpoint_counts(factor):
     """Ten answers at three times or a third of the formula: the next estimate is within 2 %, outliers or not."""
-    estimator = TokenEstimator(ChatSettings(model="m", max_tokens=500), picture_tokens)
+    estimator = TokenEstimator(ChatSettings(model="m", max_tokens=500), EveryPicture255())
     for number in range(40):
         estimate = estimator.estimate("p" * 40, [(1024, 1024)])
         odd = 50 if number % 9 == 4 else 1  # a relay that now and then counts the base64 as text
@@ -54,9 +68,24 @@ def test_an_estimate_learns_what_the_endpoint_counts(factor):
     assert learned.longest_answer == 500
 
 
+@pytest.mark.parametrize(
+    ("reported_ratios", "worst_ratio"), [([], 1.25), ([0.5] * 4, 1.25), ([2.0] * 4, 2.0), ([2.0, 3.0, 2.0, 2.0, 2.0], 3.0),
+     ([0.5] * 5, 1.0)]
+)  # fmt: skip
+def test_the_most_that_a_prompt_may_take(reported_ratios, worst_ratio):
+    """The formula times the worst ratio of late, at least 1.25 before five answers and 1 after; 5 % more; 64 tokens."""
+    estimator = TokenEstimator(ChatSettings(model="m"), EveryPicture255())
+    for ratio in reported_ratios:
+        estimate = estimator.estimate("p" * 180, [(512, 512)])
+        estimator.learn(estimate, Usage(int(estimate.formula * ratio), 10))
+    estimate = estimator.estimate("p" * 180, [(512, 512)])
+    assert estimate.formula == 300
+    assert estimate.most_prompt == math.ceil(300 * worst_ratio * 1.05) + 64
+
+
 def test_size_classes_learn_apart():
     """A model that counts every picture alike: small ones cost more than the formula, large ones less."""
-    estimator = TokenEstimator(ChatSettings(model="m"), picture_tokens)
+    estimator = TokenEstimator(ChatSettings(model="m"), EveryPicture255())
     for size in [(300, 300), (2048, 4096)] * 20:
         estimator.learn(estimator.estimate("", [size]), Usage(800, 10))
     for size in ((300, 300), (2048, 4096)):
@@ -65,7 +94,7 @@ def test_size_classes_learn_apart():
 
 def test_answers_without_usage_teach_nothing():
     """Zero and missing counts are no measurement."""
-    estimator = TokenEstimator(ChatSettings(model="m"), picture_tokens)
+    estimator = TokenEstimator(ChatSettings(model="m"), EveryPicture255())
     for _ in range(20):
         estimator.learn(estimator.estimate("", [(512, 512)]), Usage(0, None))
         estimator.learn(estimator.estimate("", [(512, 512)]), Usage())
@@ -74,7 +103,7 @@ def test_answers_without_usage_teach_nothing():
 
 def test_what_is_held_back_for_a_prompt_has_a_margin():
     """The most that was lately reported for a token of the formula (1.25 before five answers), 5 %, 64 for a template."""
-    estimator = TokenEstimator(ChatSettings(model="m", max_tokens=500), picture_tokens)
+    estimator = TokenEstimator(ChatSettings(model="m", max_tokens=500), EveryPicture255())
 
     def most() -> tuple[int, int | None]:
         estimate = estimator.estimate("p" * 180, [(1024, 1024)])
@@ -169,3 +198,16 @@ def test_backoff_grows_to_a_minute():
         waits = [Backoff(chance).seconds(attempt) for _ in range(100)]
         assert longest / 2 <= min(waits) < 0.6 * longest
         assert 0.9 * longest < max(waits) <= longest
+
+
+def test_tools_and_schemas_count_in_the_prompt():
+    """They are sent with every row and billed as text."""
+    from captionmill.nouns.config import RunConfig
+    from captionmill.rules.tokens import fixed_tokens
+
+    schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"description": "x" * 400}}}
+    tools = [{"type": "function", "function": {"name": "f", "description": "y" * 800}}]
+    assert fixed_tokens(RunConfig(model="m")) == 0
+    assert 100 <= fixed_tokens(RunConfig(model="m", response_format=schema)) <= 130
+    assert 200 <= fixed_tokens(RunConfig(model="m", tools=tools)) <= 230
+    assert fixed_tokens(RunConfig(model="m", response_format={"type": "json_object"})) == 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from captionmill.builtin.server import EndpointSettings, serving
 from captionmill.nouns.rows import TokenEstimate, Usage
-from captionmill.rules.usage import UsageWatch
+from captionmill.rules.usage import UsageWatch, is_dropped, is_inflated
 from commands import MODEL, captionmill, draw_pictures, results, stats
+from hypothesis import given
+from hypothesis import strategies as st
 from lying_server import LyingServer, http
 from scripted_chat import completion
 
@@ -22,6 +25,38 @@ def findings(reported: list[int | None], of: TokenEstimate | None = None) -> lis
     watch = UsageWatch()
     said = [watch.note(of or estimate(), Usage(prompt_tokens=tokens), BASE64) for tokens in reported]
     return [text for text in said if text]
+
+
+@pytest.mark.parametrize(
+    ("text", "pictures", "reported", "expected"),
+    [
+        (100, 420, 210, True),  # 1.5 times the text and a template, where pictures have at least twice that
+        (100, 420, 211, False),
+        (100, 419, 210, False),
+        (300, 10, 99, True),  # less than a third of the text: another request was counted
+        (300, 10, 100, False),
+    ],
+)
+def test_where_a_picture_counts_as_dropped(text, pictures, reported, expected):
+    """The text alone with its tolerance; or less than any count of the text could give."""
+    assert is_dropped(text, pictures, reported) is expected
+
+
+@pytest.mark.parametrize(
+    ("reported", "characters", "expected"),
+    [(8000, 64_000, True), (7999, 60_000, False), (8000, 64_001, False), (20_000, 200_000, False)],
+)
+def test_where_base64_counts_as_text(reported, characters, expected):
+    """Eight times the formula of 1,000 tokens, and a token for eight characters at least."""
+    assert is_inflated(200, 800, reported, characters) is expected
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 10**6)] * 4), min_size=1))
+def test_a_report_has_the_rules_of_a_run(answers):
+    """Whole columns give what each answer gives alone."""
+    text, pictures, reported, characters = np.array(answers, dtype=np.float64).T
+    assert is_dropped(text, pictures, reported).tolist() == [is_dropped(*a[:3]) for a in answers]
+    assert is_inflated(text, pictures, reported, characters).tolist() == [is_inflated(*a) for a in answers]
 
 
 @pytest.mark.parametrize("tokens", [13, 46, 79])
@@ -93,7 +128,7 @@ def test_a_run_can_stop_on_it(tmp_path):
         assert stats(url)["answers"] == 60 - saved
 
 
-def test_one_endpoint_of_several_is_put_aside_for_it(tmp_path):
+def test_one_endpoint_of_several_is_disabled_for_it(tmp_path):
     """The others do the rest."""
     draw_pictures(tmp_path / "p", 40)
     with (
@@ -107,7 +142,7 @@ def test_one_endpoint_of_several_is_put_aside_for_it(tmp_path):
         done = captionmill("caption", "p", "--config", "run.toml", "-o", "run", cwd=tmp_path)
         assert lying.requests < 12
     assert done.returncode == 0, done.stderr
-    assert "put aside: " in done.stderr
+    assert "endpoint disabled: " in done.stderr
     assert len(results(tmp_path / "run")) == 40
 
 

@@ -1,4 +1,4 @@
-"""Folders and manifests -> rows: order, ids, columns, and a clear word for everything that is wrong."""
+"""Folders and manifests -> rows: order, ids, columns, and a message with file and line for every mistake."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from captionmill.nouns.errors import UsageError
-from captionmill.sources.manifest import Manifest
+from captionmill.sources.manifest import READERS, Manifest
+from captionmill.sources.record import Record
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -86,14 +87,14 @@ def test_a_name_in_an_unknown_encoding(tmp_path):
 def test_a_folder_without_pictures(tmp_path):
     """An empty source is an error that says what was found instead."""
     write(tmp_path / "a.txt", "x")
-    assert "no pictures in it (1 other files)" in complaint(tmp_path)
+    assert "no images in it (1 other file)" in complaint(tmp_path)
 
 
-def test_a_source_that_is_not_there(tmp_path):
-    """Neither a missing source nor one of another kind gets further than this."""
+def test_a_source_that_does_not_exist(tmp_path):
+    """A missing source and one of an unknown kind are refused when the manifest is opened."""
     with pytest.raises(UsageError, match="no such file"):
         Manifest(tmp_path / "none", "p")
-    with pytest.raises(UsageError, match=r"one of \.csv, \.jsonl"):
+    with pytest.raises(UsageError, match=r"one of \.csv, \.tsv, \.json, \.jsonl"):
         Manifest(write(tmp_path / "list.xls", "x"), "p")
 
 
@@ -167,7 +168,31 @@ def test_only_the_first_rows(tmp_path):
     assert [r.id for r in rows(source, limit=3)] == ["0.jpg", "1.jpg", "2.jpg"]
 
 
-# ------------------------------------------------------------------------------- ids that stand twice
+def test_a_new_format_is_one_reader(tmp_path, monkeypatch):
+    """A function from a path to records in the table of readers is all that a format needs."""
+
+    def read_list(path: Path):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            yield Record(f"{path}:{number}", {"image": line, "number": number})
+
+    monkeypatch.setitem(READERS, ".list", read_list)
+    found = rows(write(tmp_path / "m.LIST", "a.jpg\nb.jpg\n"), "number {number}")
+    assert [(r.prompt, r.paths) for r in found] == [
+        ("number 1", (str(tmp_path / "a.jpg"),)),
+        ("number 2", (str(tmp_path / "b.jpg"),)),
+    ]
+    assert ".list" in complaint(write(tmp_path / "m.xls", "x"))
+
+
+def test_columns_that_the_prompt_needs_and_rows_leave_empty(tmp_path):
+    """Counted once a row, however often the prompt names them; a row with its own prompt needs none."""
+    source = write(tmp_path / "a.csv", "image,kind,prompt\na.jpg,,\nb.jpg,cat,\nc.jpg,,own\nd.jpg,,\n")
+    survey = Manifest(source, "{kind} {kind}").survey()
+    assert survey.empty_columns == {"kind": 2}
+    assert survey.own_prompts == 1
+
+
+# ------------------------------------------------------------------------------- duplicate ids
 
 
 def test_the_same_row_twice_counts_once(tmp_path):
@@ -181,7 +206,7 @@ def test_the_same_row_twice_counts_once(tmp_path):
 def test_one_id_for_two_contents(tmp_path):
     """Nothing is sent; the message names the ids and both lines."""
     message = complaint(write(tmp_path / "a.csv", "id,image\n1,x.jpg\n2,y.jpg\n1,z.jpg\n"))
-    assert "1 rows have an id that another row" in message
+    assert "1 row has an id that another row" in message
     assert f"'1' at {tmp_path}/a.csv:2 and {tmp_path}/a.csv:4" in message
 
 
@@ -194,17 +219,17 @@ def test_one_id_for_two_contents(tmp_path):
         ("m.csv", "", "m.csv: empty"),
         ("m.csv", "image\n", "no rows"),
         ("m.csv", "id,text\n1,x\n", "m.csv: no image column; one of image, images, file_name, path"),
-        ("m.csv", "image,image\na,b\n", "the column image stands twice"),
+        ("m.csv", "image,image\na,b\n", "two columns are called image"),
         ("m.csv", "id,image\n1,a.jpg\n2,b.jpg,c\n", "m.csv:3: 3 fields, but the header names 2 columns"),
         ("m.csv", "id,image\n1,\n", "m.csv:2: the image is empty"),
         ("m.csv", "id,image\n,a.jpg\n", "m.csv:2: the `id` is empty"),
         ("m.csv", 'id,image\n1,"a.jpg\n', "broken CSV"),
         ("m.csv", b"id,image\n1,caf\xe9.jpg\n", "m.csv:2: not UTF-8 (byte 0xe9 at column 6)"),
-        ("m.csv", "id,image\n1,a.jpg\n".encode("utf-16"), "this is UTF-16; save it as UTF-8"),
+        ("m.csv", "id,image\n1,a.jpg\n".encode("utf-16")[:-1], "m.csv: not UTF-16"),
         ("m.csv", 'id,images\n1,"[1, 2]"\n', "m.csv:2: an image is a path, not 1"),
         ("m.jsonl", '{"image": "a.jpg"}\n{"image": \n', "m.jsonl:2: broken JSON"),
         ("m.jsonl", '["a.jpg"]\n', "m.jsonl:1: a line must be a JSON object, not list"),
-        ("m.jsonl", '{"image": "a.jpg"}\n{"img": "b.jpg"}\n', "m.jsonl:2: no image column"),
+        ("m.jsonl", '{"image": "a.jpg"}\n{"pixels": "b.jpg"}\n', "m.jsonl:2: no image column"),
         ("m.jsonl", '{"image": {"bytes": "x"}}\n', "m.jsonl:1: an image is a path"),
         ("m.jsonl", '{"image": "a.jpg", "prompt": 5}\n', "m.jsonl:1: `prompt` must be text"),
         ("m.parquet", "nonsense", "not a readable Parquet file"),
@@ -230,7 +255,7 @@ def test_a_parquet_value_that_cannot_be_read_names_the_row(tmp_path, column):
 
 
 def test_a_parquet_file_with_an_unknown_time_zone_is_named(tmp_path):
-    """Which of its libraries complains differs by machine; the file is named in one line."""
+    """The message names the file in one line, on every machine (different libraries refuse the zone)."""
     column = pa.array([0], pa.timestamp("ms", "Mars/Olympus"))
     pq.write_table(pa.table({"image": ["a.jpg"], "when": column}), tmp_path / "m.parquet")
     assert "m.parquet" in complaint(tmp_path / "m.parquet")
@@ -265,7 +290,7 @@ def test_a_manifest_is_never_loaded_whole(tmp_path):
 
 @pytest.mark.parametrize("image", ["../secret.jpg", "a/../../secret.jpg", "./../x.jpg", ".."])
 def test_a_relative_path_stays_in_the_folder(tmp_path, image):
-    """A manifest from somebody else cannot send what lies beside it; with --allow-outside it may."""
+    """A manifest from a stranger cannot send files beside its folder, except with --allow-outside."""
     (tmp_path / "m").mkdir()
     path = tmp_path / "m/list.jsonl"
     path.write_text(json.dumps({"image": "in.jpg"}) + "\n" + json.dumps({"image": image}) + "\n")
@@ -275,14 +300,14 @@ def test_a_relative_path_stays_in_the_folder(tmp_path, image):
 
 
 @pytest.mark.parametrize("image", ["/photos/a.jpg", "a/../b.jpg", "..a.jpg", "a..b/..c.jpg"])
-def test_paths_that_may_stand_there(tmp_path, image):
-    """An absolute path is there on purpose; dots in a name are no way out."""
+def test_paths_that_are_allowed(tmp_path, image):
+    """Absolute paths are allowed, and dots inside a name do not lead outside."""
     path = tmp_path / "list.jsonl"
     path.write_text(json.dumps({"image": image}) + "\n")
     assert Manifest(path, "?").survey().total == 1
 
 
-def test_a_link_is_no_way_out_by_its_parent(tmp_path):
+def test_a_link_does_not_lead_outside_by_its_parent(tmp_path):
     """link/../x is x beside the manifest, not what lies beside the link's target."""
     (tmp_path / "elsewhere/inner").mkdir(parents=True)
     (tmp_path / "m").mkdir()
@@ -294,10 +319,10 @@ def test_a_link_is_no_way_out_by_its_parent(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "image", ["s3://bucket/a.jpg", "file:///a.jpg", "data:image/png;base64," + "A" * 300_000]
+    "image", ["s3://bucket/a.jpg", "file://server/a.jpg", "data:image/png," + "A" * 300_000]
 )
-def test_other_schemes_are_no_file_names(tmp_path, image):
-    """Said with the line before anything is sent, and not with all of a data URL."""
+def test_other_schemes_are_refused(tmp_path, image):
+    """The message names the line before anything is sent, and shortens a data URL."""
     path = tmp_path / "list.jsonl"
     path.write_text(json.dumps({"image": image}) + "\n")
     with pytest.raises(UsageError, match=r"list\.jsonl:1: .*a path or an http") as caught:

@@ -20,13 +20,15 @@ import pytest
 from captionmill.nouns.address import Address
 from captionmill.nouns.config import RunConfig
 from captionmill.nouns.errors import RunError, UsageError
-from captionmill.nouns.rows import Choice, Failure, Outcome, Picture, Reply, Row, Usage
+from captionmill.nouns.rows import Choice, Failure, Outcome, Picture, Reply, Row, Spending, Usage
 from captionmill.store import parts
-from captionmill.store.checkpoint import open_checkpoint
+from captionmill.store.checkpoint import Checkpoint
 from captionmill.store.folder import RunFolder
 from captionmill.store.journal import Entry, Journal
+from captionmill.store.recovery import open_journal
 from captionmill.wiring.session import Job, Session
 from commands import draw_pictures
+from scripted_chat import Console
 
 ROWS = 14
 WRITER = Path(crashing_writer.__file__)
@@ -63,7 +65,7 @@ def finish_after_crash(run: Path, promised: list[str]) -> None:
     """What a resumed run does: everything promised is there, the rest is written, nothing twice."""
     folder = RunFolder(run)
     folder.lock()
-    checkpoint = open_checkpoint(folder, crashing_writer.ROWS_PER_PART)
+    checkpoint = Checkpoint(folder, open_journal(folder), crashing_writer.ROWS_PER_PART)
     journal = Journal(folder.journal)
     ids = [f"r{n:03d}" for n in range(ROWS)]
     known = {*journal.finished(ids), *journal.failed(ids)}
@@ -142,7 +144,7 @@ def test_many_rows_share_a_commit(folder, monkeypatch):
     )
 
     async def run():
-        checkpoint = open_checkpoint(folder, 5000)
+        checkpoint = Checkpoint(folder, open_journal(folder), 5000)
         await asyncio.gather(*(checkpoint.record(answer(n)) for n in range(1000)))
         await checkpoint.finish()
         checkpoint.close()
@@ -157,7 +159,7 @@ def test_a_reader_sees_whole_parts_only(folder):
     """At every moment of a run the results are readable, without duplicates, and only grow."""
 
     async def run():
-        checkpoint = open_checkpoint(folder, 50)
+        checkpoint = Checkpoint(folder, open_journal(folder), 50)
         seen = 0
         for start in range(0, 1000, 25):
             await asyncio.gather(*(checkpoint.record(answer(n)) for n in range(start, start + 25)))
@@ -180,7 +182,7 @@ def test_a_failed_row_that_is_answered_later_is_no_failure(folder):
     failed = Outcome(row, 1.0, 2.0, 1, failure=Failure("timeout", "late"))
 
     async def run():
-        checkpoint = open_checkpoint(folder, 10)
+        checkpoint = Checkpoint(folder, open_journal(folder), 10)
         await checkpoint.record(Entry(row.id, "timeout", parts.to_record(failed, "m")))
         await checkpoint.finish()
         before = list(pd.read_parquet(folder.failures)["id"])
@@ -202,7 +204,7 @@ def test_an_id_that_is_answered_twice_keeps_its_first_answer(folder):
         return replace(entry, record=entry.record.replace("answer 1", "another"), content=7)
 
     async def run():
-        checkpoint = open_checkpoint(folder, 10)
+        checkpoint = Checkpoint(folder, open_journal(folder), 10)
         for entry in (answer(1), again(1), answer(2)):  # the first of them waits still
             await checkpoint.record(entry)
         await checkpoint.finish()
@@ -237,11 +239,11 @@ def test_a_full_disk_is_a_run_error_with_the_path(folder, monkeypatch):
     """What cannot be made durable is said, with the file."""
 
     async def run():
-        checkpoint = open_checkpoint(folder, 10)
-        checkpoint.grace_seconds = 0.2
+        journal = open_journal(folder)
+        checkpoint = Checkpoint(folder, journal, 10, grace_seconds=0.2)
         # the journal may not grow any more: what SQLite sees of a full disk
-        pages = checkpoint._journal._db.execute("PRAGMA page_count").fetchone()[0]
-        checkpoint._journal._db.execute(f"PRAGMA max_page_count={pages}")
+        ((pages,),) = journal.database.query("PRAGMA page_count")
+        journal.database.query(f"PRAGMA max_page_count={pages}")
         try:
             await asyncio.gather(*(checkpoint.record(answer(n)) for n in range(500)))
         finally:
@@ -254,12 +256,68 @@ def test_a_full_disk_is_a_run_error_with_the_path(folder, monkeypatch):
         asyncio.run(run())
 
 
+class InFlight:
+    """What a budget knows of the requests in flight."""
+
+    held_back = Spending(2, 300)
+
+
+def test_the_account_survives_a_disk_that_is_full_for_a_while(folder, monkeypatch):
+    """Lost attempts whose commit failed, and those that came meanwhile, are in the journal once room is made."""
+    real, failures = Journal.commit, iter([RunError("full", kind="disk")])
+
+    def commit(self, *arguments) -> None:
+        for error in failures:
+            checkpoint.unanswered("timeout", Spending(1, 5))  # while the commit is under way
+            raise error
+        real(self, *arguments)
+
+    monkeypatch.setattr(Journal, "commit", commit)
+    journal = open_journal(folder)
+    checkpoint = Checkpoint(folder, journal, 10, InFlight(), grace_seconds=0.3)
+
+    async def run() -> dict[str, Spending]:
+        checkpoint.unanswered("timeout", Spending(1, 20))
+        await checkpoint.record(answer(1))
+        return journal.unanswered()
+
+    found = asyncio.run(run())
+    checkpoint.close()
+    assert found == {"timeout": Spending(2, 25), "in_flight": InFlight.held_back}
+
+
+def test_a_row_is_never_recorded_in_silence_after_a_bug(folder, monkeypatch):
+    """An error that is no RunError reaches every row that waits, also those that came while it happened."""
+
+    def commit(self, entries, *more) -> None:
+        loop.call_soon_threadsafe(late.set)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Journal, "commit", commit)
+    checkpoint = Checkpoint(folder, open_journal(folder), 10)
+
+    async def after() -> None:
+        await late.wait()
+        await checkpoint.record(answer(2))
+
+    async def run() -> list[BaseException | None]:
+        loop.set_exception_handler(lambda *_: None)  # the bug itself is also told by the loop
+        return await asyncio.gather(checkpoint.record(answer(1)), after(), return_exceptions=True)
+
+    with asyncio.Runner() as runner:
+        loop, late = runner.get_loop(), asyncio.Event()
+        errors = runner.run(run())
+    checkpoint.close()
+    assert [type(error) for error in errors] == [RunError, RunError]
+    assert all(error.kind == "unexpected" for error in errors)
+
+
 # ------------------------------------------------------------------------------- a damaged folder
 
 
 def filled(folder: RunFolder, rows: int = 20) -> None:
     async def run():
-        checkpoint = open_checkpoint(folder, 10)
+        checkpoint = Checkpoint(folder, open_journal(folder), 10)
         await asyncio.gather(*(checkpoint.record(answer(n)) for n in range(rows)))
         await checkpoint.finish()
         checkpoint.close()
@@ -271,8 +329,8 @@ def test_a_missing_journal_beside_parts_is_refused(folder):
     """Going on would forget, and pay again, all that is in the parts."""
     filled(folder)
     folder.journal.unlink()
-    with pytest.raises(RunError, match="nobody knows what is finished"):
-        open_checkpoint(folder, 10)
+    with pytest.raises(RunError, match=r"journal\.sqlite: missing"):
+        open_journal(folder)
     assert len(pd.read_parquet(folder.results)) == 20
 
 
@@ -281,7 +339,7 @@ def test_a_missing_part_is_refused(folder):
     filled(folder)
     (folder.results / "part-00000.parquet").unlink()
     with pytest.raises(RunError, match=r"part-00000\.parquet missing"):
-        open_checkpoint(folder, 10)
+        open_journal(folder)
 
 
 def test_a_part_of_another_run_is_refused(folder):
@@ -290,7 +348,7 @@ def test_a_part_of_another_run_is_refused(folder):
     stray = folder.results / "part-00007.parquet"
     stray.write_bytes((folder.results / "part-00000.parquet").read_bytes())
     with pytest.raises(RunError, match="does not know this part"):
-        open_checkpoint(folder, 10)
+        open_journal(folder)
     assert stray.exists()
 
 
@@ -298,7 +356,7 @@ def test_a_journal_that_is_none(folder):
     """A file of another sort under the journal's name is named, not overwritten."""
     folder.journal.write_bytes(b"not a database at all, and longer than a header" * 100)
     with pytest.raises(RunError, match=r"journal\.sqlite: cannot be used"):
-        open_checkpoint(folder, 10)
+        open_journal(folder)
 
 
 def test_a_newer_journal_is_refused(folder):
@@ -308,7 +366,7 @@ def test_a_newer_journal_is_refused(folder):
         database.execute("PRAGMA user_version=99")
     database.close()
     with pytest.raises(RunError, match="journal version 99"):
-        open_checkpoint(folder, 10)
+        open_journal(folder)
 
 
 # ------------------------------------------------------------------------------- the folder
@@ -337,18 +395,6 @@ def test_one_writer(folder):
     assert not folder.is_running()
 
 
-def test_other_settings_are_refused_by_name(folder):
-    """Answers to two questions never share a dataset; limits may change freely."""
-    folder.write_run({"source": "/p", "rows": 3, "answer_settings": {"model": "gpt-4o", "max_side": 1568}})
-    folder.check_same_answers({"model": "gpt-4o", "max_side": 1568}, {})
-    # a setting that an older version did not have is at its default
-    newer = {"model": "gpt-4o", "max_side": 1568, "strip_metadata": True}
-    folder.check_same_answers(newer, {"strip_metadata": True})
-    with pytest.raises(UsageError, match='model: "gpt-4o" before, "gpt-4o-mini" now') as caught:
-        folder.check_same_answers({"model": "gpt-4o-mini", "max_side": 1568, "temperature": 0.5}, {})
-    assert "temperature: not set before, 0.5 now" in str(caught.value)
-
-
 def test_a_damaged_run_json(folder):
     """Half a file is said to be damaged; none means that this is no run."""
     folder.run_json.write_text('{"schema_ver')
@@ -367,7 +413,7 @@ def test_what_a_first_start_leaves_that_died_at_once_blocks_no_other(tmp_path):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         (tmp_path / "run/results").mkdir(parents=True)
         (tmp_path / "run" / name).write_bytes(content)
-        Session.open(job, tell=lambda line: None).close()
+        Session.open(job, Console()).close()
         assert RunFolder(tmp_path / "run").read_run()["rows"] == 1
 
 
@@ -397,7 +443,7 @@ def test_every_column_round_trips(tmp_path):
     assert parts.write_table(path, [parts.to_record(outcome, "gpt-4o")]) == 1
     schema = pq.read_schema(path)
     assert schema.names == parts.SCHEMA.names
-    assert schema.metadata[b"captionmill_schema_version"] == b"1"
+    assert schema.metadata[b"captionmill_schema_version"] == b"2"
     row = pd.read_parquet(path).iloc[0]
     assert list(row["image"]) == ["a.jpg", "b.jpg"]
     assert row["content"] == "ein Bild 🙂 \\ud83d"

@@ -25,7 +25,7 @@ from captionmill.wiring.session import Job, Session
 from commands import MODEL, draw_pictures, environment
 from lying_server import LyingServer, http
 from power_loss import Disk, Event, printed, record
-from scripted_chat import completion
+from scripted_chat import Console, completion
 
 RUN = Path("new/deeper/run")  # folders that do not exist yet have names to lose, too
 
@@ -84,7 +84,7 @@ def start_again(root: Path, source: Path) -> None:
     """What the next start does before it sends, and what the end of a run does."""
     endpoint = Address("http://127.0.0.1:9/v1/chat/completions", None)
     config = RunConfig(model="gpt-4o", rows_per_part=4)
-    mill = Session.open(Job(source, root / RUN, config, (endpoint,)), tell=lambda line: None)
+    mill = Session.open(Job(source, root / RUN, config, (endpoint,)), Console())
     try:
         asyncio.run(mill._checkpoint.finish())
     finally:

@@ -20,9 +20,11 @@ from captionmill.nouns.rows import Choice, Outcome, Reply, Row, Usage
 from captionmill.store import parts
 from captionmill.store.check import check
 from captionmill.store.folder import RunFolder
-from captionmill.store.journal import Entry, Journal, Part, salvage
+from captionmill.store.journal import Entry, Journal, Part
+from captionmill.store.salvage import salvage
 from captionmill.wiring.repair import Repaired, repair
 from commands import MODEL, captionmill, draw_pictures, results, stats
+from scripted_chat import Console
 
 ROWS, ROWS_A_PART = 12, 4
 ARGUMENTS = ("caption", "p", *MODEL, "--rows-per-part", ROWS_A_PART, "--concurrency", 2)
@@ -170,7 +172,7 @@ def again(run: Path, url: str) -> int:
     before = stats(url)["answered_again"]
     done = captionmill(*ARGUMENTS, "-o", run, base_url=url)
     assert done.returncode == 1, done.stderr
-    assert "1 rows have no answer" in done.stderr
+    assert "1 row has no answer" in done.stderr
     return stats(url)["answered_again"] - before
 
 
@@ -307,27 +309,27 @@ def made(tmp_path) -> RunFolder:
 def test_a_part_that_is_taken_in_is_spanned_by_no_later_one(made):
     """Answers wait while a part from elsewhere is taken in; the next part holds them, and both are whole."""
     parts.write_table(made.results / parts.part_name(7), [entry(n).record for n in range(30, 40)])
-    assert repair(made, print).kept == 30
+    assert repair(made, Console()).kept == 30
     journal = Journal(made.journal, create=True)
     journal.commit([entry(n) for n in range(40, 50)])
     write_part(journal, made, 8)
     journal.close()
     assert check(made) == []
     assert len(results(made.path)) == 40
-    assert repair(made, print) == Repaired(kept=40)
+    assert repair(made, Console()) == Repaired(kept=40)
 
 
 def test_a_part_that_the_journal_still_keeps_waiting_is_taken_in(made):
     """A journal from a backup: what it takes to wait stands in a part by now."""
     parts.write_table(made.results / parts.part_name(1), [entry(n).record for n in range(12, 30)])
-    assert repair(made, print) == Repaired(kept=30)
+    assert repair(made, Console()) == Repaired(kept=30)
     assert check(made) == []
     journal = Journal(made.journal)
-    assert journal.waiting_count() == 2
+    assert journal.counts().waiting == 2
     journal.close()
 
 
-@pytest.mark.parametrize("step", ["_take_in_parts", "_take_in_records", "_set_aside"])
+@pytest.mark.parametrize("step", ["_adopt_parts", "_take_in_records", "_move_aside"])
 def test_a_repair_that_dies_is_begun_again(made, monkeypatch, step):
     """At each step of making a journal anew: the second try keeps what the first would have."""
     import captionmill.wiring.repair as module
@@ -346,9 +348,9 @@ def test_a_repair_that_dies_is_begun_again(made, monkeypatch, step):
 
     monkeypatch.setattr(module, step, die)
     with pytest.raises(KeyboardInterrupt):
-        repair(made, print)
+        repair(made, Console())
     monkeypatch.undo()
-    assert repair(made, print) == Repaired(kept=20)
+    assert repair(made, Console()) == Repaired(kept=20)
     assert check(made) == []
 
 
@@ -377,7 +379,7 @@ def test_no_access_is_no_damage(made, monkeypatch):
 
     monkeypatch.setattr(parts, "read_part", denied)
     with pytest.raises(RunError, match="Permission denied") as caught:
-        repair(made, print)
+        repair(made, Console())
     assert caught.value.kind == "no_access"
     monkeypatch.setattr(parts, "read_part", real)
     assert not (made.path / "damaged").exists()

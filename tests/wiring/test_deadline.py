@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 import pytest
 import virtual_time
 from captionmill.builtin.server import EndpointSettings, serving
-from captionmill.wiring.deadline import ends_at, keep
+from captionmill.wiring import deadline
+from captionmill.wiring.deadline import ends_at
 from commands import MODEL, captionmill, draw_pictures, results, stats
 
 NOW = datetime(2026, 11, 23, 22, 30)
@@ -30,17 +31,28 @@ def test_what_a_deadline_means(text, end):
     assert ends_at(text, NOW) == end
 
 
-def test_it_goes_by_the_wall_also_over_a_sleep():
+class Stopped:
+    """A runner that keeps why it was stopped."""
+
+    def __init__(self) -> None:
+        self.errors = []
+
+    def stop(self, error=None) -> None:
+        self.errors.append(error)
+
+
+def test_it_goes_by_the_wall_also_over_a_sleep(monkeypatch):
     """The machine sleeps four hours while the loop's clock stands still: the run ends soon after it wakes."""
 
     async def run() -> float:
-        loop, stopped = asyncio.get_running_loop(), []
+        loop, stopped = asyncio.get_running_loop(), Stopped()
         asleep = [0.0]
         clock = lambda: NOW + timedelta(seconds=loop.time() + asleep[0])  # noqa: E731
         loop.call_later(600, lambda: asleep.__setitem__(0, 4 * 3600.0))
         started = loop.time()
-        await keep("4h", stopped.append, clock)
-        assert [error.kind for error in stopped] == ["deadline"]
+        monkeypatch.setattr(deadline, "now", clock)
+        await deadline.watch_deadline("4h", stopped)
+        assert [error.kind for error in stopped.errors] == ["deadline"]
         return loop.time() - started
 
     assert 600 <= virtual_time.run(run()) <= 620

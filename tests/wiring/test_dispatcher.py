@@ -1,4 +1,4 @@
-"""One line before several endpoints: who goes where, who is put aside, who rests and is probed."""
+"""One queue before several endpoints: which row goes where, which is disabled, which is probed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import virtual_time
 from bench import Bench, always
 from captionmill.nouns.config import LimitSettings
 from captionmill.nouns.errors import ConnectionLost, RunError, ServerBusy
-from captionmill.nouns.rows import Ask, TokenEstimate
+from captionmill.nouns.rows import Ask, Spending, TokenEstimate
 from captionmill.rules.flow.limits import Limiter
 from captionmill.wiring.dispatcher import Dispatcher
 from scripted_chat import Moderated, QuotaServer, ScriptedChat, endpoint, error, good, rows
@@ -48,7 +48,7 @@ def test_the_line_is_first_in_first_out_and_follows_the_limit():
         await asyncio.sleep(0.01)
         assert [n for n, _ in order] == [0, 1]
         one.flow.concurrency.limit = 1
-        dispatcher.leave(order[0][1])
+        dispatcher.leave(order[0][1], Spending())
         await asyncio.sleep(0.01)
         assert [n for n, _ in order] == [0, 1]
         one.flow.concurrency.limit = 3
@@ -56,7 +56,7 @@ def test_the_line_is_first_in_first_out_and_follows_the_limit():
         await asyncio.sleep(0.01)
         assert [n for n, _ in order] == [0, 1, 2, 3]
         tasks[4].cancel()
-        dispatcher.leave(order[1][1])
+        dispatcher.leave(order[1][1], Spending())
         await asyncio.sleep(0.01)
         assert [n for n, _ in order] == [0, 1, 2, 3, 5]
         assert one.flow.in_flight == 3
@@ -77,7 +77,7 @@ def test_a_place_given_to_somebody_who_left_is_not_lost():
             asyncio.create_task(dispatcher.admit(ask())),
         )
         await asyncio.sleep(5)
-        dispatcher.leave(first_ticket)
+        dispatcher.leave(first_ticket, Spending())
         first.cancel()
         await asyncio.wait_for(second, 1)
         assert one.flow.in_flight == 1
@@ -187,7 +187,7 @@ def test_an_endpoint_that_the_head_cannot_use_serves_those_behind():
         ticket = await dispatcher.admit(Ask(row, ()))
         passed.append((row.id, ticket.endpoint.name))
         await asyncio.sleep(0.1)
-        dispatcher.leave(ticket)
+        dispatcher.leave(ticket, Spending())
 
     async def run():
         async with asyncio.TaskGroup() as group:
@@ -216,12 +216,12 @@ def test_who_comes_later_need_not_wait_for_the_head():
     async def run():
         loop = asyncio.get_running_loop()
         busy = await dispatcher.admit(Ask(rows(2)[1], ()))
-        assert busy.channel is large
+        assert busy.endpoint is large
         head = asyncio.create_task(dispatcher.admit(Ask(rows(1)[0], ())))
         await asyncio.sleep(30)
         asked_at = loop.time()
         later = await asyncio.wait_for(dispatcher.admit(Ask(rows(2)[1], ())), 60)
-        assert later.channel is small
+        assert later.endpoint is small
         assert loop.time() - asked_at < 5
         head.cancel()
 
@@ -237,7 +237,7 @@ def test_a_row_too_large_for_one_endpoint_goes_to_the_other():
     assert {o.failure.kind for o in bench.outcomes.values()} == {"over_limit"}
 
 
-# ------------------------------------------------------------------------------- put aside
+# ------------------------------------------------------------------------------- disabled
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_one_row_that_every_endpoint_refuses_puts_none_aside():
     "refusal", [error(400, "invalid_value", message="max_tokens is too large"), error(413, "")]
 )
 def test_what_one_endpoint_cannot_take_another_may(refusal):
-    """400 or 413 for everything at one of two: no row is lost, and that one is put aside after 20."""
+    """400 or 413 for everything at one of two: no row is lost, and that one is disabled after 20."""
     bad = ScriptedChat(always(refusal))
     bench = bench_of(
         endpoint(bad, LIMITS, name="bad"), endpoint(ScriptedChat(always(good())), LIMITS, name="ok")
@@ -382,8 +382,11 @@ def test_a_lonely_broken_endpoint_is_probed_one_at_a_time():
     bench = bench_of(endpoint(broken, LIMITS, told=told), count=1000, max_retries=3).run()
     assert [text.partition(";")[0] for text in told] == [
         "server/v1: paused after repeated failures",
+        *(line.partition(";")[0] for line in told[1:-1]),  # each ten minutes, with the server's words
         "server/v1: works again",
     ]
+    assert len(told) == 4
+    assert all("no answer for" in line and "upstream gone" in line for line in told[1:-1])
     assert (bench.tally.answered, bench.tally.failed) == (1000, 0)
     assert broken.while_broken <= 8 + 60
     assert bench.seconds < 1820 + 60 + 1000 / 8 + 10

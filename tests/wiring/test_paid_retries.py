@@ -107,15 +107,33 @@ def test_usage_adds_up():
 # ------------------------------------------------------------------------------- empty answers
 
 
-def test_an_empty_answer_is_asked_for_twice_at_most():
-    """Whatever --max-retries says; one that was empty once is an answer the second time."""
-    empty = HttpAnswer(200, {}, completion("", 0, 0))
-    chat = ScriptedChat(always(empty))
-    bench = Bench(chat, 1, max_retries=8).run()
-    assert len(chat.bodies) == 2
-    assert bench.outcomes["r000000"].failure.kind == "empty_answer"
-    once = Bench(ScriptedChat(iter([empty, error(500, "x"), good()])), 1, max_retries=8).run()
-    assert once.tally.answered == 1
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HttpAnswer(200, {}, completion("", 0, 0)),
+        HttpAnswer(200, {}, b'{"choices": [{"mess'),
+        HttpAnswer(202, {}, b"accepted"),
+        HttpAnswer(200, {}, b'{"detail": "something happened"}'),
+        HttpAnswer(200, {}, b'{"choices": [{"message": {"content": "hal"}, "finish_reason": "error"}]}'),
+    ],
+)
+@pytest.mark.parametrize("further", [0, 2])
+def test_a_whole_answer_that_cannot_be_read_is_asked_again_a_few_times(answer, further):
+    """Each was billed: --max-unreadable-retries bounds them, whatever --max-retries says, and the account has the most
+    that they may have cost."""
+    chat = ScriptedChat(always(answer))
+    bench = Bench(chat, 1, max_retries=8, max_unreadable_retries=further).run()
+    assert len(chat.bodies) == 1 + further
+    failure = bench.outcomes["r000000"].failure
+    assert "the server sent: " in failure.message
+    assert [(s.requests, s.tokens) for _, s in bench.lost] == [(1, 500)] * (1 + further)
+
+
+def test_an_unreadable_answer_among_other_failures_is_followed_by_an_answer():
+    """The two bounds are counted apart."""
+    script = [HttpAnswer(200, {}, b"?"), error(500, "x"), HttpAnswer(200, {}, b"?"), error(500, "x"), good()]
+    bench = Bench(ScriptedChat(iter(script)), 1, max_retries=8).run()
+    assert bench.tally.answered == 1
 
 
 # ------------------------------------------------------------------------------- a relay's money

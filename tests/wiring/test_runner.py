@@ -15,6 +15,7 @@ from captionmill.nouns.rows import HttpAnswer
 from captionmill.rules.backoff import Backoff
 from captionmill.rules.flow.breaker import BreakerSettings, CircuitBreaker
 from captionmill.rules.flow.limits import Limiter
+from captionmill.wiring.live import EndpointState
 from scripted_chat import (
     PICTURE,
     Moderated,
@@ -295,7 +296,7 @@ def test_an_outage_without_end_stops_the_run():
     """After --max-outage: stop, resumable, with how long it lasted; no row has failed."""
     script = itertools.chain([good()] * 20, always(ConnectionLost("no route", kind="cannot_connect")))
     bench = Bench(ScriptedChat(script), 1000, max_outage=600.0).run()
-    assert "no route, for 6" in str(bench.runner.stopped_by)
+    assert "no route (down for 6" in str(bench.runner.stopped_by)
     assert (bench.tally.answered, bench.tally.failed) == (20, 0)
 
 
@@ -371,8 +372,8 @@ def test_one_row_that_is_always_refused_does_not_stop_the_run():
 
 @pytest.mark.parametrize(("answers_before", "failed"), [(0, 20), (30, 50)])
 def test_every_row_failing_alike_stops_the_run(answers_before, failed):
-    """max_tokens too large for the model: 20 rows at the start, or 50 in a row, not 40,000."""
-    refusal = error(400, "invalid_value", message="max_tokens is too large")
+    """A refusal in words that no table knows: 20 rows at the start, or 50 in a row, not 40,000."""
+    refusal = error(400, "invalid_value", message="the sum is too large")
     bench = Bench(ScriptedChat(itertools.chain([good()] * answers_before, always(refusal))), 4000).run()
     assert f"{failed} rows in a row failed" in str(bench.runner.stopped_by)
     assert bench.tally.failed <= failed + 8
@@ -388,8 +389,77 @@ def test_after_how_many_failures_a_run_stops_is_a_setting(stop_after_failures, a
         [good()] * answers_before, always(error(400, "invalid_value", message="too large"))
     )
     bench = Bench(ScriptedChat(script), 300, concurrency=1, stop_after_failures=stop_after_failures).run()
-    assert bench.tally.failed == (300 - answers_before if failed is None else failed)
-    assert (bench.runner.stopped_by is None) == (failed is None)
+    if failed is None:
+        assert (bench.runner.stopped_by, bench.tally.failed) == (None, 300 - answers_before)
+    else:
+        assert str(bench.runner.stopped_by).startswith(f"{failed} rows in a row failed")
+        assert bench.tally.attempts == answers_before + failed
+
+
+@pytest.mark.parametrize("concurrency", [1, 16])
+def test_the_rows_that_made_a_run_stop_are_unfinished(concurrency):
+    """The same command asks them again: they are not at fault. A failure from before the last answer stays one."""
+    bad = error(400, "invalid_value", message="no good")
+    script = itertools.chain([bad], [good()] * 40, always(bad))
+    bench = Bench(ScriptedChat(script), 300, concurrency=concurrency, stop_after_failures=20).run()
+    assert "--stop-after-failures 0" in str(bench.runner.stopped_by)
+    assert [o.failure.kind for o in bench.outcomes.values() if o.failure] == ["bad_request"]
+    assert (bench.tally.answered, bench.tally.failed, bench.tally.failures_by_kind) == (
+        40,
+        1,
+        {"bad_request": 1},
+    )
+
+
+def test_answers_that_cannot_be_read_from_the_first_on_stop_soon():
+    """Each is billed: the run does not wait for the end of an outage, and not a row fails for it."""
+    chat = ScriptedChat(always(HttpAnswer(200, {}, b"<not json")))
+    bench = Bench(chat, 300, concurrency=4, max_retries=8).run()
+    assert bench.runner.stopped_by.kind == "broken_answer"
+    assert len(chat.bodies) <= 6 + 4
+    assert bench.tally.failed == 0
+
+
+@pytest.mark.parametrize("retry_after", [None, "3"])
+def test_nothing_but_refusals_is_said_and_ends(retry_after):
+    """429, 503 and 401 in turns: the server's words within half a minute, again each ten minutes, and a stop after
+    --max-outage that leaves every row."""
+    headers = {} if retry_after is None else {"retry-after": retry_after}
+    refusals = [
+        error(429, "x", headers, "come back later"),
+        error(503, "x", headers, "come back later"),
+        error(529, "x", headers, "come back later"),
+    ]
+    script = itertools.chain([error(401, "x", headers, "come back later")], itertools.cycle(refusals))
+    bench = Bench(ScriptedChat(script), 4000, max_outage=1500, max_retries=100).run()
+    stopped_by = bench.runner.stopped_by
+    assert "come back later" in str(stopped_by)
+    assert "no answer for 1,5" in str(stopped_by) or "down for" in str(stopped_by)
+    said = [line for line in bench.told if "come back later" in line]
+    assert 1 <= len(said) <= 6
+    assert bench.tally.failed == 0
+    assert bench.seconds < 1700
+
+
+def test_refusals_that_stand_are_in_the_state_of_the_endpoint():
+    """For the bar, `status` and the debug log; gone with the next answer."""
+    bench = Bench(ScriptedChat(always(error(429, "x", message="come back later"))), 10, max_outage=600)
+    states = []
+
+    async def go():
+        async def look():
+            while True:
+                await asyncio.sleep(10)
+                states.append(EndpointState.of(bench.endpoints[0], asyncio.get_running_loop().time()))
+
+        watching = asyncio.create_task(look())
+        await bench.go()
+        watching.cancel()
+
+    virtual_time.run(go())
+    assert states[0].refusal is None
+    assert "come back later" in states[4].refusal
+    assert "come back later" in str(states[4])
 
 
 def test_broken_pictures_in_any_number_stop_nothing():

@@ -8,6 +8,10 @@ One row's failure is its own matter (rules/retry.py); here it is asked what it m
     it is unreachable, once it worked       request at a time probes. After max_outage: disabled
     key, money, model refused three times   disabled; but all for one row: that row fails
     in a row
+    nothing but refusals, of any sort       said after half a minute, with the server's words, and each ten
+                                            minutes; after max_outage: disabled
+    answers that cannot be read, from the   disabled after six of them
+    first on
     row after row fails                     disabled after stop_after_failures in a row, two fifths of
                                             that before the first answer; pictures do not count
 
@@ -16,9 +20,10 @@ Disabling the last endpoint stops the run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...nouns.errors import (
+    KINDS,
     AccountError,
     AnswerError,
     ConnectionLost,
@@ -34,9 +39,12 @@ from ..backoff import Backoff
 ACCOUNT_ERRORS_TO_STOP = 3
 BROKEN_TO_OPEN = 5
 LONGEST_OPEN_SECONDS = 60.0
-PICTURE_KINDS = frozenset({"bad_image", "content_policy"})
 # nothing but failures from the first request on is a wrong address more often than an outage
 FIRST_OUTAGE_SECONDS = 120.0
+# each was billed, so nobody waits for an outage to end
+UNREADABLE_TO_STOP = 6
+STANDING_SECONDS = 25.0  # of nothing but refusals, before they are told
+TELL_AGAIN_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +65,12 @@ class Judgement:
     """What a failed attempt means.
 
     hold_seconds: nothing is sent for so long; 0 for no pause. give_up: RunError where the endpoint is to be
-    disabled, RowError where only this row is to fail, None to go on.
+    disabled, RowError where only this row is to fail, None to go on. note: what the user should be told now.
     """
 
     hold_seconds: float = 0.0
     give_up: RunError | RowError | None = None
+    note: str | None = None
 
 
 @dataclass(slots=True)
@@ -91,28 +100,70 @@ class CircuitBreaker:
         )
         self._opened_at = float("-inf")  # seconds; attempts sent before it are no news
         self._refused_rows: list[str] = []  # ids, since the last answer; account errors
-        self._failed_rows = 0  # since the last answer
+        self.failed_rows = 0  # since the last answer
+        # seconds; the first refusal since the last answer, and when the user was told; None without one
+        self._refused_since: float | None = None
+        self._told_at: float | None = None
+        self._last_words = ""  # of the last refusal
         self._outage: _Outage | None = None  # None while the server says something of its own
 
     def answered(self) -> None:
         """A completion came: whatever was wrong is over."""
         self.has_answered = True
         self._refused_rows.clear()
-        self._failed_rows = 0
+        self.failed_rows = 0
         self.shortened_until = None
+        self._refused_since = self._told_at = None
         self._close()
+
+    def standing_refusal(self, now: float) -> str | None:
+        """The server's own words where nothing but refusals came for half a minute; None else."""
+        if self._refused_since is None or now - self._refused_since < STANDING_SECONDS:
+            return None
+        return f"no answer for {now - self._refused_since:,.0f} s, only refusals: {self._last_words}"
 
     def is_outage(self, error: AnswerError) -> bool:
         """Whether the request never got to an endpoint that once answered: no attempt was made."""
-        return self.has_answered and _is_unreachable(error)
+        return self.has_answered and error.facts.is_unreachable
 
     def failed(
         self, error: AnswerError, row_id: str, attempt: int, sent_at: float, now: float, *, is_overload: bool
     ) -> Judgement:
         """Take in a failed attempt: the row's `attempt`-th, sent at `sent_at`."""
+        judgement = self._judge(error, row_id, attempt, sent_at, now, is_overload=is_overload)
+        if isinstance(error, RowError) or judgement.give_up is not None:
+            return judgement
+        return self._standing(error, judgement, now)
+
+    def _standing(self, error: AnswerError, judgement: Judgement, now: float) -> Judgement:
+        """Whether refusals stand: after how long they are told, and when they are too long."""
+        if self._refused_since is None:
+            self._refused_since = now
+        self._last_words = str(error)
+        seconds = now - self._refused_since
+        if seconds > self._settings.max_outage_seconds:
+            return Judgement(
+                give_up=RunError(
+                    f"{error} (no answer for {seconds:,.0f} s, only refusals; --max-outage)",
+                    kind=error.kind,
+                    http_status=error.http_status,
+                )
+            )
+        is_told = self._told_at is not None and now - self._told_at < TELL_AGAIN_SECONDS
+        if is_told or max(seconds, judgement.hold_seconds) < STANDING_SECONDS:
+            return judgement
+        self._told_at = now
+        wait = f", pausing for {judgement.hold_seconds:,.0f} s" if judgement.hold_seconds >= 1 else ""
+        return replace(judgement, note=f"no answer for {seconds:,.0f} s{wait}; the server says: {error}")
+
+    def _judge(
+        self, error: AnswerError, row_id: str, attempt: int, sent_at: float, now: float, *, is_overload: bool
+    ) -> Judgement:
         give_up: RunError | RowError | None = None
-        if isinstance(error, AccountError) or (_is_unreachable(error) and not self.has_answered):
+        if isinstance(error, AccountError) or (error.facts.is_unreachable and not self.has_answered):
             give_up = self._refused(error, row_id)
+        elif error.facts.bought_nothing and not self.has_answered:
+            give_up = self._refused(error, row_id, UNREADABLE_TO_STOP)
         if give_up is None and isinstance(error, ServerBusy | ConnectionLost):
             give_up = self._broke(error, row_id, sent_at, now)
         elif give_up is None:
@@ -129,25 +180,29 @@ class CircuitBreaker:
 
     def row_failed(self, failure: Failure) -> RunError | None:
         """A row has no answer. Returns why the endpoint is to be disabled where that were too many in a row."""
-        if failure.kind.startswith("image_") or failure.kind in PICTURE_KINDS:  # a folder may hold many
+        if KINDS[failure.kind].concerns == "picture":  # a folder may hold many
             return None
-        self._failed_rows += 1
+        self.failed_rows += 1
         most = self._settings.stop_after_failures
         if not self.has_answered:  # where nothing ever worked, fewer are enough
             most = -(-most * 2 // 5)
-        if not most or self._failed_rows < most:
+        if not most or self.failed_rows < most:
             return None
         return RunError(
-            f"{self._failed_rows} rows in a row failed (--stop-after-failures), the last with: {failure.message}",
+            f"{self.failed_rows} rows in a row failed (--stop-after-failures), the last with: {failure.message}; they are left to"
+            " be asked again (if they themselves are at fault, --stop-after-failures 0 goes past them)",
             kind=failure.kind,
             http_status=failure.http_status,
         )
 
-    def _refused(self, error: AnswerError, row_id: str) -> RunError | RowError | None:
+    def _refused(
+        self, error: AnswerError, row_id: str, most: int = ACCOUNT_ERRORS_TO_STOP
+    ) -> RunError | RowError | None:
+        """most: refusals in a row that are believed."""
         self._refused_rows.append(row_id)
-        if len(self._refused_rows) >= ACCOUNT_ERRORS_TO_STOP and len(set(self._refused_rows)) > 1:
+        if len(self._refused_rows) >= most and len(set(self._refused_rows)) > 1:
             return RunError(str(error), kind=error.kind, http_status=error.http_status)
-        if self._refused_rows.count(row_id) >= ACCOUNT_ERRORS_TO_STOP:  # a router's moderation, say
+        if self._refused_rows.count(row_id) >= most:  # a router's moderation, say
             return RowError(str(error), kind=error.kind, http_status=error.http_status)
         return None
 
@@ -158,6 +213,7 @@ class CircuitBreaker:
             return Judgement(asked)
         if self.shortened_until is None:
             self.shortened_until = now + longest
+            self._told_at = now  # flow control says so
         elif sent_at >= self.shortened_until:
             return Judgement(
                 give_up=RunError(
@@ -197,11 +253,9 @@ class CircuitBreaker:
                 f"{error} (down for {down_seconds:,.0f} s)", kind=error.kind, http_status=error.http_status
             )
         self._opened_at = now
+        if not self.is_half_open:
+            self._told_at = now  # flow control says so
         self.open_until = now + min(LONGEST_OPEN_SECONDS, max(1.0, down_seconds / 2))
         self.is_half_open = True
         outage.rows.clear()
         return None
-
-
-def _is_unreachable(error: AnswerError) -> bool:
-    return isinstance(error, ConnectionLost) and error.kind == "cannot_connect"

@@ -28,7 +28,6 @@ from .refusals import Attempt, Refusals
 from .window import SlidingWindow, WindowEntry
 
 Charge = Literal["auto", "reserved", "used"]
-OVERLOAD_KINDS = frozenset({"overloaded", "no_channel"})
 
 
 @dataclass(slots=True, eq=False)
@@ -65,7 +64,8 @@ class FlowState:
 
     most_in_flight: allowed now. tokens_per_minute: the limit in force, given, reported or discovered; None where
     there is none. tokens_last_minute: sent in the last 60 seconds. paused_seconds: left of a pause or an open
-    circuit. limited_by: why refusals slow the run, in a few words; None where they do not. limited_seconds: for how long.
+    circuit. refusal: the server's words where nothing but refusals come; None else. limited_by: why refusals slow the
+    run, in a few words; None where they do not. limited_seconds: for how long.
     """
 
     in_flight: int
@@ -74,6 +74,7 @@ class FlowState:
     tokens_per_minute: float | None
     paused_seconds: float
     is_probing: bool
+    refusal: str | None = None
     limited_by: str | None = None
     limited_seconds: float = 0.0
 
@@ -133,7 +134,9 @@ class FlowControl:
 
     def state(self, now: float) -> FlowState:
         """What to show of it."""
-        limits = [self._discovered_rate(now), self.limiter.tokens and self.limiter.tokens.limit_per_minute]
+        limits = [self._discovered_rate(now)]
+        if self.limiter.tokens is not None:
+            limits.append(self.limiter.tokens.limit_per_minute)
         return FlowState(
             in_flight=self.in_flight,
             most_in_flight=self.most_in_flight,
@@ -141,6 +144,7 @@ class FlowControl:
             tokens_per_minute=min((limit for limit in limits if limit is not None), default=None),
             paused_seconds=max(0.0, self.limiter.closed_seconds(now), self.breaker.open_until - now),
             is_probing=self.breaker.is_half_open,
+            refusal=self.breaker.standing_refusal(now),
             limited_by=self.refusals.limited_by(now),
             limited_seconds=max(0.0, now - self.refusals.since) if self.refusals.belief != "none" else 0.0,
         )
@@ -198,7 +202,7 @@ class FlowControl:
         self, now: float, admission: Admission, error: AnswerError, row_id: str, attempt: int
     ) -> Verdict:
         """An attempt failed: the row's `attempt`-th. What it means for those that follow."""
-        is_overload = error.kind in OVERLOAD_KINDS
+        is_overload = error.facts.is_overload
         if is_overload:
             self.concurrency.overloaded(now)
         if self._may_be_precharge(error):
@@ -266,12 +270,12 @@ class FlowControl:
 
     def _may_be_precharge(self, error: AnswerError) -> bool:
         """A relay charges prompt and max_tokens ahead for all in flight, so money may be left for fewer."""
-        return error.kind == "no_quota" and error.http_status == 403 and self.breaker.has_answered
+        return error.facts.concerns == "credit" and error.http_status == 403 and self.breaker.has_answered
 
     def _news(
         self, error: AnswerError, judgement: Judgement, was_half_open: bool, was_shortened: bool
     ) -> list[str]:
-        notes = []
+        notes = [] if judgement.note is None else [judgement.note]
         if self.breaker.is_half_open and not was_half_open:
             notes.append(f"paused after repeated failures; probing with one request at a time ({error})")
         if self.breaker.shortened_until is not None and not was_shortened:
