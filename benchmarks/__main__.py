@@ -6,6 +6,7 @@ leaves the loopback. Read the ratios: seconds differ from machine to machine and
   overhead  an endpoint that answers at once (nginx where it is installed): what a row costs
   tls       the same with TLS and pictures of 400 KB (needs nginx and openssl)
   latency   answers after 1 s +- 30 %, 128 at once: wall-clock time against the minimal client's
+  refusals  servers that refuse: what a run takes beside what the server allows
   limit     300,000 tokens a minute for two minutes and more: how much of it is used, how many 429s
 """
 
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from . import refusals as refusing
 from .endpoints import builtin, has_nginx, has_openssl, nginx, stats
 from .measure import Cost, run_floor, run_ours
 
@@ -112,6 +114,15 @@ def limit(folder: Path, rows: int | None, _repeat: int) -> None:
             _print_limit(title, stats(url), rows, cost)
 
 
+def refusals(folder: Path, _rows: int | None, _repeat: int) -> None:
+    """Not repeated."""
+    manifests = {}
+    for _, rows, *_ in refusing.RUNS:
+        (folder / str(rows)).mkdir(exist_ok=True)
+        manifests[rows] = draw(folder / str(rows), rows, kilobytes=20)
+    refusing.run(folder, manifests)
+
+
 def _print_limit(title: str, counts: dict[str, object], rows: int, cost: Cost) -> None:
     quotas, by_status = counts["quotas"], counts["by_status"]
     assert isinstance(quotas, dict) and isinstance(by_status, dict)  # noqa: S101  the built-in endpoint's own
@@ -193,6 +204,7 @@ SCENARIOS: dict[str, Callable[[Path, int | None, int], tuple[Cost, Cost] | None]
     "tls": tls,
     "latency": latency,
     "limit": limit,
+    "refusals": refusals,
 }
 
 if __name__ == "__main__":

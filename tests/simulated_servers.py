@@ -152,7 +152,7 @@ def flow_control(
     )
 
 
-def simulate(
+def simulate(  # noqa: PLR0912, PLR0915  one loop that stands for dispatcher, clock and network
     server: Server,
     rows: int,
     concurrency: int | str,

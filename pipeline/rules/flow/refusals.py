@@ -113,6 +113,7 @@ class Refusals:
         self._early = 0  # in a row, at a rate below the proven one
         self._streak = 0  # refused one after the other, nothing taken in between
         self._gentle = (float("-inf"), 0)  # seconds until which a few are sent; number of the last one before
+        self._has_said = False  # that Retry-After is not honoured any more
         self._asked = 0  # times that a Retry-After came though only the places were taken
         self._number = 0  # of the latest request
         self._ripe = (
@@ -218,6 +219,9 @@ class Refusals:
         self._believe_at_once(
             now, attempt.place - 1, f"asked for {seconds:,.0f} s three times", is_proven=False
         )
+        if self._has_said:
+            return None
+        self._has_said = True
         return (
             f"the server asks for pauses of {seconds:,.0f} s, but refuses only what is above {self.at_once.most}"
             " at once; waiting for own answers instead"
