@@ -65,7 +65,10 @@ class Ladder:
             self.is_known, self._misses = True, 0
             return None
         self._misses += 1
-        if self._misses < MOST_MISSES or self._next() is None:
+        if self._misses < MOST_MISSES:
+            return None
+        if self._next() is None:  # nothing weaker is left: this is the way, whether it works or not
+            self.is_known = True
             return None
         if way in _PARAMETER:
             self._dropped.add(_PARAMETER[way])

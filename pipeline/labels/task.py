@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -27,11 +28,16 @@ _MOST_WORDS = 600  # characters of what a validator says
 _NAME = "label"
 
 
-def label_task(config: RunConfig) -> LabelTask | None:
-    """The task of a labelling run; None for any other. Raises UsageError for classes or a schema that cannot be asked."""
+def label_task(config: RunConfig, is_router: bool = False) -> LabelTask | None:
+    """The task of a labelling run; None for any other.
+
+    is_router: OpenRouter, where a provider may ignore a parameter unless it is required. Raises UsageError for classes
+    or a schema that cannot be asked.
+    """
     if config.labels:
-        return LabelTask(config, _schema_of(read_classes(config.labels), bool(config.multi)))
-    return None if config.label_schema is None else LabelTask(config, config.label_schema)
+        schema = _schema_of(read_classes(config.labels), bool(config.multi))
+        return LabelTask(config, schema, is_router)
+    return None if config.label_schema is None else LabelTask(config, config.label_schema, is_router)
 
 
 def _schema_of(classes: Sequence[LabelClass], is_multi: bool) -> dict[str, Any]:
@@ -45,11 +51,14 @@ def _schema_of(classes: Sequence[LabelClass], is_multi: bool) -> dict[str, Any]:
 class LabelTask:
     """schema: the user's, in full. moved: (path, keyword) of what no strict endpoint would take."""
 
-    def __init__(self, config: RunConfig, schema: Mapping[str, Any]) -> None:
+    def __init__(self, config: RunConfig, schema: Mapping[str, Any], is_router: bool = False) -> None:
         self.schema = schema
         self._classes = read_classes(config.labels) if config.labels else ()
         self._is_multi = bool(config.multi)
         self._coerces = bool(config.coerce)
+        provider = (config.param or {}).get("provider")
+        own = provider if isinstance(provider, dict) else {}
+        self._more: dict[str, Any] = {"provider": {"require_parameters": True, **own}} if is_router else {}
         self._validator = _validator(schema)
         narrowed = narrow(schema)
         self.moved, self._optional = narrowed.moved, narrowed.optional
@@ -67,23 +76,26 @@ class LabelTask:
     def form(self, way: Way, correction: Correction | None = None) -> RequestForm:
         """What a request in this way has. correction: the turn that failed; None for the first ask."""
         if way not in self._forms:
-            self._forms[way] = RequestForm(way, self._parameters(way), self._text(way))
+            parameters = self._parameters(way)
+            as_json = json.dumps(parameters, ensure_ascii=False)
+            self._forms[way] = RequestForm(way, parameters, self._text(way), parameters_text=as_json)
         form = self._forms[way]
-        return form if correction is None else RequestForm(way, form.parameters, form.text, correction)
+        return form if correction is None else replace(form, correction=correction)
 
     def _parameters(self, way: Way) -> dict[str, Any]:
         if way in ("strict", "schema"):
             inner: dict[str, Any] = {"name": _NAME, "schema": self.sent}
             if way == "strict":
                 inner["strict"] = True
-            return {"response_format": {"type": "json_schema", "json_schema": inner}}
+            return {"response_format": {"type": "json_schema", "json_schema": inner}, **self._more}
         if way == "tool":
             function = {"name": _NAME, "description": "Give the label of the image", "parameters": self.sent}
             return {
                 "tools": [{"type": "function", "function": function}],
                 "tool_choice": {"type": "function", "function": {"name": _NAME}},
+                **self._more,
             }
-        return {"response_format": {"type": "json_object"}} if way == "json" else {}
+        return {"response_format": {"type": "json_object"}, **self._more} if way == "json" else {}
 
     def _text(self, way: Way) -> str:
         lines = []

@@ -33,6 +33,7 @@ class RequestForm:
     parameters: Mapping[str, Any]
     text: str
     correction: Correction | None = None
+    parameters_text: str = ""  # the parameters as JSON, for counting tokens
 
 
 @dataclass(frozen=True, slots=True)
