@@ -33,6 +33,7 @@ DEFAULT_PROMPT = "Describe this image in one or two sentences."
 CLASS_PROMPT = "Which class fits this image best?"
 CLASSES_PROMPT = "Which classes fit this image?"
 SCHEMA_PROMPT = "Look at this image and fill in every field."
+DEFAULT_PROMPTS = frozenset({DEFAULT_PROMPT, CLASS_PROMPT, CLASSES_PROMPT, SCHEMA_PROMPT})
 
 # a setting that most people need: --help shows it, the others are in --help-all
 _BASIC: JsonDict = {"is_basic": True}

@@ -28,7 +28,9 @@ class FollowUps:
             return replace(ask, answer_tokens=self._retry_length, reason="length")
         if reading is None or not reading.can_ask_again:
             return None
-        if ask.is_trial and not reading.is_json:  # it showed that a way does not work; the row is not at fault
+        if (
+            ask.is_trial and not reading.is_json
+        ):  # it showed that a way does not work; the row is not at fault
             return replace(ask, reason="way")
         if ask.reasks >= self._max_reasks:
             return None

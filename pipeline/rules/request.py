@@ -81,7 +81,9 @@ class RequestBuilder:
 
 def _corrected(correction: Correction) -> list[dict[str, str]]:
     """The turns that follow: the answer that was not valid, and why."""
-    words = f"That is not valid: {correction.words}\nAnswer again in the required form (JSON), with nothing else."
+    words = (
+        f"That is not valid: {correction.words}\nAnswer again in the required form (JSON), with nothing else."
+    )
     return [
         {"role": "assistant", "content": correction.answer or "(no answer)"},
         {"role": "user", "content": words},

@@ -87,7 +87,7 @@ class Accounting:
     def _count_answer(self, outcome: Outcome, reply: Reply) -> None:
         tally = self.tally
         tally.answered += 1
-        tally.empty += reply.is_empty
+        tally.empty += reply.is_empty and outcome.label is None
         tally.prompt_tokens += reply.usage.prompt_tokens or 0
         tally.completion_tokens += reply.usage.completion_tokens or 0
         tally.reserved_tokens += outcome.estimated_tokens or 0

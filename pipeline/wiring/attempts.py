@@ -60,7 +60,9 @@ class _Trace:
     last: Ticket | None = None
     avoid: set[Endpoint] = field(default_factory=set)
     answers: list[Answer] = field(default_factory=list)  # oldest first; the last one is the row's
-    is_unfinished: bool = False  # the rules have a further ask, and it brought no answer; `_follow_up` sets it
+    is_unfinished: bool = (
+        False  # the rules have a further ask, and it brought no answer; `_follow_up` sets it
+    )
 
     @property
     def endpoint(self) -> Endpoint | None:
@@ -110,7 +112,7 @@ class Attempts:
         if (reading := trace.answers[-1].reading) is None or reading.label is not None:
             return Ended(_outcome(trace, reply=_joined(trace.answers)), trace.endpoint)
         self._accounting.no_label(trace.answers)
-        if trace.is_unfinished:
+        if trace.is_unfinished and self._drain.is_stopping:
             return None
         failure = Failure("invalid_label", reading.problem)
         return Ended(_outcome(trace, _all_choices(trace.answers), failure), trace.endpoint)

@@ -53,6 +53,8 @@ class Labelling:
             return WayRefused(note, kind="way_refused", http_status=error.http_status)
         if error.http_status in (400, 422, 500) and is_about_schema(message):
             return RunError(
-                f"the endpoint refuses the schema: {message}", kind="bad_schema", http_status=error.http_status
+                f"the endpoint refuses the schema: {message}",
+                kind="bad_schema",
+                http_status=error.http_status,
             )
         return error
