@@ -15,10 +15,11 @@ from .output import make_printable, silence
 from .signals import leave_at_once, raise_interrupts
 
 # A new command takes one line here and one file, jobs/NAME.py with a function main(argv) -> exit code:
-# label belongs to work, review to look, export to a group of its own.
+# review belongs to look, export to a group of its own.
 GROUPS = {
     "work": {
         "caption": "caption a folder or a manifest; run the same command again to resume",
+        "label": "label a folder or a manifest with your classes or a JSON schema",
         "plan": "estimate rows, tokens, cost and time of a run; sends nothing",
     },
     "look": {

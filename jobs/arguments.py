@@ -20,14 +20,17 @@ from captionmill.wiring.addresses import default_run_path
 from pydantic import ValidationError
 
 from .parser import Parser, user_path
+from .schema_file import read_schema
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-_JSON_SETTINGS = frozenset({"logit_bias", "response_format", "tools", "tool_choice"})
 _WORD = re.compile(r"[A-Za-z][\w./-]*")  # of --param: text, since as JSON it would be a mistake
+_JSON_SETTINGS = frozenset({"logit_bias", "label_schema", "response_format", "tools", "tool_choice"})
 _REPEATED_SETTINGS = frozenset({"stop", "param"})
-_SWITCHES = frozenset({"logprobs", "keep_thinking", "strip_metadata", "allow_outside", "allow_remote"})
+_SWITCHES = frozenset(
+    {"logprobs", "multi", "coerce", "keep_thinking", "strip_metadata", "allow_outside", "allow_remote"}
+)
 
 
 def add_source(parser: Parser) -> None:
@@ -85,6 +88,10 @@ def add_settings(parser: Parser) -> None:
             action = section.add_argument(f"--{name.replace('_', '-')}", **_flag_options(name, setting))
             if not _is_basic(setting):
                 parser.rare(action)
+            if name == "labels":
+                section.add_argument(
+                    "--schema", metavar="FILE", help="JSON schema of the answer, or module:Model of pydantic"
+                )
             if name == "prompt":
                 section.add_argument(
                     "--prompt-file", metavar="FILE", help="read the prompt from a UTF-8 file"
@@ -144,6 +151,7 @@ def read_settings(arguments: argparse.Namespace) -> RunConfig:
     elif "prompt_file" in file and "prompt" not in flags and file_path is not None:
         flags["prompt"] = _read_prompt(file_path.parent / user_path(str(file["prompt_file"])))
     file.pop("prompt_file", None)
+    _read_labels(arguments, flags, file, file_path)
     if "output" in file and getattr(arguments, "output", None) is None and file_path is not None:
         arguments.output = file_path.parent / user_path(str(file["output"]))
     file.pop("output", None)
@@ -235,6 +243,26 @@ def _read_toml(path: Path | None) -> tuple[dict[str, Any], Path | None]:
         raise UsageError(f"{path}: cannot be read ({error})") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: broken TOML: {error}") from None
+
+
+def _read_labels(
+    arguments: argparse.Namespace, flags: dict[str, Any], file: dict[str, Any], file_path: Path | None
+) -> None:
+    """--schema, `schema` of the TOML, and classes that are in a file, as settings. Changes flags and file."""
+    base = file_path.parent if file_path else Path()
+    named, given = file.pop("schema", None), getattr(arguments, "schema", None)
+    if given is not None:
+        flags["label_schema"] = read_schema(str(given), Path())
+    elif named is not None and "labels" not in flags:
+        flags["label_schema"] = read_schema(str(named), base)
+    for settings, folder in ((flags, Path()), (file, base)):
+        labels = settings.get("labels")
+        if isinstance(labels, str) and labels.startswith("@"):
+            lines = _read_prompt(folder / labels[1:]).splitlines()
+            settings["labels"] = [line.strip() for line in lines if line.strip()]
+    if "labels" in flags or "label_schema" in flags:  # a flag wins over either in the file
+        for name in ("labels", "label_schema"):
+            file.pop(name, None)
 
 
 def _read_prompt(path: Path) -> str:

@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Parse, run, print the summary. Raises UsageError before anything is sent."""
-    arguments = _parser().parse(argv)
+    return run_with(parser_of("captionmill caption", __doc__).parse(argv))
+
+
+def run_with(arguments: Namespace) -> int:
+    """Run, or plan with --dry-run, as the arguments of `parser_of` say. Returns the exit code."""
     if arguments.dry_run:
         from . import forecast
 
@@ -66,8 +70,9 @@ def _open_log(path: Path) -> None:
     logging.raiseExceptions = False  # a full disk under the log does not fill the terminal
 
 
-def _parser() -> Parser:
-    parser = Parser("captionmill caption", __doc__)
+def parser_of(prog: str, doc: str | None) -> Parser:
+    """The arguments of a command that sends. prog, doc: as of `Parser`."""
+    parser = Parser(prog, doc)
     add_source(parser)
     parser.rare(
         parser.add_argument(

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 
-from captionmill.nouns.config import DEFAULT_PROMPT
+from captionmill.nouns.config import DEFAULT_PROMPTS
 from captionmill.nouns.errors import AnswerError, RunError
 from captionmill.store.journal import Journal
 from captionmill.wiring.session import Job, Session
@@ -57,7 +57,7 @@ def _tell_what_was_found(job: Job, session: Session) -> None:
             else f"{survey.skipped:,} files that are not images"
         )
         tell(f"skipped {files}: {', '.join(survey.skipped_names)}{more}")
-    if survey.own_prompts and job.config.prompt != DEFAULT_PROMPT:
+    if survey.own_prompts and job.config.prompt not in DEFAULT_PROMPTS:
         tell(f"{survey.own_prompts} rows have their own prompt; --prompt applies to the others")
     names = [endpoint.name for endpoint in job.addresses]
     if session.endpoints_before not in (None, names):

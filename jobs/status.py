@@ -86,6 +86,7 @@ def _as_json(report: Report) -> str:
             "rows_last_minute": report.answered_last_minute,
             "tokens_last_minute": report.tokens_last_minute,
             "errors": report.errors,
+            "structured": _ways(run.path),
             "attempts_without_answer": {kind: s.requests for kind, s in report.unanswered.items()},
             **run.live,
         },
@@ -118,6 +119,7 @@ def _as_text(report: Report) -> str:
     if (lost := report.lost).requests:
         kinds = ", ".join(f"{s.requests:,} {k}" for k, s in report.lost_by_kind.items())
         lines.append(f"  no answer {lost.requests:>12,} attempts ({kinds})")
+    lines += [f"  labels by {way:>12}  {name}" for name, way in _ways(run.path).items()]
     if run.is_running:
         lines.append(
             f"  last min  {report.answered_last_minute:>12,} rows, {report.tokens_last_minute:,} tokens"
@@ -150,6 +152,14 @@ def _budget_lines(report: Report) -> list[str]:
             text = (f"{left:,}", f"{most:,} {unit}")
         lines.append(f"  budget    {text[0]:>12} left of {text[1]}")
     return lines
+
+
+def _ways(path: str) -> dict[str, str]:
+    """The way to ask for labels by endpoint and model, as the last start that ended found it."""
+    from captionmill.store.folder import RunFolder
+
+    ways: dict[str, str] = RunFolder(Path(path)).read_run().get("structured") or {}
+    return ways
 
 
 def _endpoints(states: Iterable[dict[str, Any]]) -> list[str]:

@@ -12,15 +12,27 @@ MAY_IMPORT = {
     "nouns": {"nouns"},
     "api": {"nouns", "accounts", "store", "wiring"},
     "rules": {"nouns", "rules"},
+    "labels": {"nouns", "rules", "labels"},
     "vision": {"nouns", "vision"},
     "edges": {"nouns"},
     "sources": {"nouns", "pictures", "sources"},  # the survey asks whether the pictures are there
     "pictures": {"nouns", "pictures"},
     "store": {"nouns", "store"},
-    "accounts": {"nouns", "rules", "vision", "edges", "sources", "pictures", "store", "accounts"},
+    "accounts": {"nouns", "rules", "labels", "vision", "edges", "sources", "pictures", "store", "accounts"},
     "pages": {"nouns", "pictures", "store", "accounts", "pages"},
-    "wiring": {"nouns", "rules", "vision", "edges", "sources", "pictures", "store", "accounts", "wiring"},
-    "builtin": {"rules", "vision", "builtin"},
+    "wiring": {
+        "nouns",
+        "rules",
+        "labels",
+        "vision",
+        "edges",
+        "sources",
+        "pictures",
+        "store",
+        "accounts",
+        "wiring",
+    },
+    "builtin": {"rules", "vision", "labels", "builtin"},
 }
 # the files that may see an outside library
 ROOMS = {
@@ -43,6 +55,8 @@ ROOMS = {
         "pages.gallery",
     }
     | {f"accounts.{room}" for room in ("histogram", "report", "anomalies")},
+    "jsonschema": {"labels.task"},
+    "json_repair": {"labels.reading"},
     "pybase64": {"pictures.prepare"},
     "tqdm": set(),
     "pandas": {"api"},

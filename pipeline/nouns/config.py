@@ -29,6 +29,11 @@ _OF_AN_ENDPOINT = ("base_url", "api_key_env", "tpm", "rpm", "concurrency")
 UNBOUNDED_ANSWER_TOKENS = 4096
 
 DEFAULT_PROMPT = "Describe this image in one or two sentences."
+# of a labelling run; classes and schema follow the prompt
+CLASS_PROMPT = "Which class fits this image best?"
+CLASSES_PROMPT = "Which classes fit this image?"
+SCHEMA_PROMPT = "Look at this image and fill in every field."
+DEFAULT_PROMPTS = frozenset({DEFAULT_PROMPT, CLASS_PROMPT, CLASSES_PROMPT, SCHEMA_PROMPT})
 
 # a setting that most people need: --help shows it, the others are in --help-all
 _BASIC: JsonDict = {"is_basic": True}
@@ -192,6 +197,40 @@ class ChatSettings(Group):
         return self.answer_tokens if self.has_longest_answer else UNBOUNDED_ANSWER_TOKENS * (self.n or 1)
 
 
+def _as_labels(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _on_or_unset(value: object) -> object:
+    """No is the same as not set, so that a run does not tell them apart."""
+    return None if value is False else value
+
+
+Switch = Annotated[bool | None, BeforeValidator(_on_or_unset)]
+
+
+class LabelSettings(Group):
+    """Answers that are data: classes or a JSON schema. A change would change answers, but for `structured`."""
+
+    labels: Annotated[list[str] | None, BeforeValidator(_as_labels)] = Field(
+        None,
+        description="classes, as cat,dog,other or @FILE with one a line; cat=a domestic cat describes one",
+        json_schema_extra=_BASIC,
+    )
+    multi: Switch = Field(None, description="a row may have several of the --labels, or none")
+    label_schema: dict[str, JsonValue] | None = Field(
+        None, description="JSON schema of the answer, inline (--schema reads it from a file)"
+    )
+    coerce: Switch = Field(
+        None, description='take "3" for 3 and the like, where the schema leaves one reading'
+    )
+    structured: Literal["auto", "schema", "tool", "json", "text"] = Field(
+        "auto",
+        description="how a label is asked for: schema (json_schema), tool (a forced call), json (json_object), text;"
+        " auto: the strongest that the endpoint takes, found by its answers",
+    )
+
+
 class ImageSettings(Group):
     """What is done to a picture before it is sent."""
 
@@ -266,6 +305,12 @@ class LimitSettings(Group):
     retry_length: PositiveInt | None = Field(
         None,
         description="if an answer was cut off, ask once more with this as max_tokens (both are billed) [never]",
+    )
+    max_reasks: int = Field(
+        1,
+        ge=0,
+        le=10,
+        description="ask so often again for a label that is not valid, with the validator's words (each is billed)",
     )
     max_wait: float = Field(120.0, gt=0, le=86_400, description="longest Retry-After to honour, in seconds")
     max_outage: float = Field(
@@ -431,8 +476,33 @@ class TableSettings(Group):
     prices: PriceTable | None = Field(None, description="[prices] by model")
 
 
-class RunConfig(ChatSettings, ImageSettings, LimitSettings, ConnectionSettings, RunSettings, TableSettings):
+class RunConfig(
+    ChatSettings, LabelSettings, ImageSettings, LimitSettings, ConnectionSettings, RunSettings, TableSettings
+):
     """All settings of one start, flat: the names of flags and of TOML keys."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prompt_of_labels(cls, data: Any) -> Any:
+        """A labelling run without a prompt has one of its own."""
+        if not isinstance(data, dict) or "prompt" in data:
+            return data
+        if data.get("labels"):
+            return data | {"prompt": CLASSES_PROMPT if data.get("multi") else CLASS_PROMPT}
+        return data | {"prompt": SCHEMA_PROMPT} if data.get("label_schema") else data
+
+    @model_validator(mode="after")
+    def _labels_alone(self) -> Self:
+        """Classes and schema decide on the form of the answer; nothing else may."""
+        if self.labels and self.label_schema is not None:
+            raise ValueError("--labels and --schema: give one of them, not both")
+        if self.multi and not self.labels:
+            raise ValueError("--multi: goes with --labels")
+        taken = [n for n in ("n", "response_format", "tools", "tool_choice") if getattr(self, n) is not None]
+        if taken and (self.labels or self.label_schema is not None):
+            names = ", ".join(f"--{n.replace('_', '-')}" for n in taken)
+            raise ValueError(f"{names}: a labelling run sets it itself (--structured)")
+        return self
 
     @model_validator(mode="after")
     def _one_place_for_limits(self) -> Self:
@@ -463,7 +533,8 @@ class RunConfig(ChatSettings, ImageSettings, LimitSettings, ConnectionSettings, 
 
     def answer_settings(self) -> dict[str, Any]:
         """The settings that a resumed run must not change, JSON-ready, only those that are set."""
-        names = set(ChatSettings.model_fields) | set(ImageSettings.model_fields)
+        groups = (ChatSettings, LabelSettings, ImageSettings)
+        names = {name for group in groups for name in group.model_fields} - {"structured"}
         return self.model_dump(mode="json", include=names, exclude_none=True)
 
     def other_settings(self) -> dict[str, Any]:
@@ -475,6 +546,7 @@ class RunConfig(ChatSettings, ImageSettings, LimitSettings, ConnectionSettings, 
 
 GROUPS: tuple[tuple[str, type[Group]], ...] = (
     ("request", ChatSettings),
+    ("labels", LabelSettings),
     ("images", ImageSettings),
     ("limits, retries, budgets", LimitSettings),
     ("endpoint", ConnectionSettings),

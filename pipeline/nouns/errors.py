@@ -97,6 +97,10 @@ class TransientError(AnswerError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class WayRefused(TransientError):
+    """The endpoint does not take the way in which a label was asked for: the row is asked at once in the next one."""
+
+
 class RateLimited(TransientError):
     """A limit was hit, and nothing was charged.
 
@@ -177,8 +181,10 @@ KINDS: Mapping[str, Kind] = {
     "context_too_long": Kind(RowError, "row", is_tried_elsewhere=True),
     "body_too_large": Kind(RowError, "row", is_tried_elsewhere=True),
     "bad_request": Kind(RowError, "row", is_tried_elsewhere=True),
+    "invalid_label": Kind(RowError, "row"),
     "refused_by_relay": Kind(RowError, "row", is_tried_elsewhere=True),
     # -- the endpoint, for now
+    "way_refused": Kind(WayRefused, "endpoint"),
     "rate_limited": Kind(RateLimited, "endpoint"),
     "saturated": Kind(RateLimited, "endpoint"),
     "overloaded": Kind(ServerBusy, "endpoint", is_overload=True),
@@ -308,6 +314,7 @@ KINDS: Mapping[str, Kind] = {
     "locked": Kind(RunError, "run"),
     "manifest": Kind(RunError, "run"),
     "deadline": Kind(RunError, "run"),
+    "bad_schema": Kind(RunError, "run", hint="change the schema, or ask without it: --structured text"),
     "unexpected": Kind(RunError, "run"),
     "budget": Kind(
         RunError,

@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from .errors import RowError
+from .labels import Correction, Label, RequestForm
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +85,29 @@ class Ask:
 
     answer_tokens: how long the answer may be, None as the run says. reason: why it is asked after an answer
     came (a kind of the account of attempts, as "length"); None for the first.
+
+    Of labelling runs: form: the way it is sent in, set by the endpoint that sends it. is_trial: whether that endpoint takes
+    this way is not known yet. correction: the answer that was not valid. reasks: how often it was asked again for that.
     """
 
     row: Row
     pictures: tuple[Picture, ...]
     answer_tokens: int | None = None
     reason: str | None = None
+    form: RequestForm | None = None
+    is_trial: bool = False
+    correction: Correction | None = None
+    reasks: int = 0
+
+    @property
+    def text(self) -> str:
+        """All text of the request but the system message, for counting tokens."""
+        parts = [self.row.prompt]
+        if self.form is not None:
+            parts += [self.form.text, self.form.parameters_text]
+        if self.correction is not None:
+            parts += [self.correction.answer, self.correction.words]
+        return "\n".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +247,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one row ended: either reply or failure is set.
+    """How one row ended: either reply or failure is set, or both where answers came and none was a valid label.
 
     Times are Unix seconds. What is None where no attempt was made is the last attempt's.
     """
@@ -246,6 +264,7 @@ class Outcome:
     endpoint: str | None = None
     model_requested: str | None = None
     cost_usd: Decimal | None = None
+    label: Label | None = None
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 
 from ..nouns.config import API_ORDER, ChatSettings
+from ..nouns.labels import Correction, RequestForm
 from ..nouns.rows import Picture, Row
 
 _JSON = json.JSONEncoder(separators=(",", ":"))  # made once: json.dumps with options makes one for each call
@@ -38,20 +39,52 @@ class RequestBuilder:
         self._bound = "max_completion_tokens" if chat.max_completion_tokens else "max_tokens"
         self._picture_end = (f'","detail":"{chat.detail}"}}}}' if chat.detail else '"}}').encode()
 
-    def build(self, row: Row, pictures: Sequence[Picture], answer_tokens: int | None = None) -> bytes:
+        self._heads: dict[str, bytes] = {}  # by the way of a form; `_head_of` adds
+
+    def build(
+        self,
+        row: Row,
+        pictures: Sequence[Picture],
+        answer_tokens: int | None = None,
+        form: RequestForm | None = None,
+    ) -> bytes:
         """The body for one row: the text, then its pictures in their order.
 
-        answer_tokens: how long the answer may be, where that is not what the run says.
+        answer_tokens: how long the answer may be, where that is not what the run says. form: of a labelling run; the
+        same parameters each time for a way.
         """
         head = self._head
         if answer_tokens is not None:
-            head = _json(self._parameters | {self._bound: answer_tokens})[:-1] + self._messages
-        pieces = [head, _json(row.prompt), b"}"]
+            more = dict(form.parameters) if form else {}
+            head = _json(self._parameters | more | {self._bound: answer_tokens})[:-1] + self._messages
+        elif form is not None:
+            head = self._head_of(form)
+        text = row.prompt if form is None or not form.text else f"{row.prompt}\n\n{form.text}"
+        pieces = [head, _json(text), b"}"]
         for picture in pictures:
             pieces += (
                 b',{"type":"image_url","image_url":{"url":"data:%b;base64,' % picture.mime.encode(),
                 picture.base64,
                 self._picture_end,
             )
-        pieces.append(b"]}]}")
+        pieces.append(b"]}")
+        if form is not None and form.correction is not None:
+            pieces.append(b"," + _json(_corrected(form.correction))[1:-1])
+        pieces.append(b"]}")
         return b"".join(pieces)
+
+    def _head_of(self, form: RequestForm) -> bytes:
+        if form.way not in self._heads:
+            self._heads[form.way] = _json(self._parameters | dict(form.parameters))[:-1] + self._messages
+        return self._heads[form.way]
+
+
+def _corrected(correction: Correction) -> list[dict[str, str]]:
+    """The turns that follow: the answer that was not valid, and why."""
+    words = (
+        f"That is not valid: {correction.words}\nAnswer again in the required form (JSON), with nothing else."
+    )
+    return [
+        {"role": "assistant", "content": correction.answer or "(no answer)"},
+        {"role": "user", "content": words},
+    ]

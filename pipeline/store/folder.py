@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..nouns.errors import RunError, UsageError, disk_error
+from ..nouns.labels import LabelColumn
 from .durable import fsync, publish
 
 RUN_SCHEMA_VERSION = 1
@@ -37,6 +38,7 @@ class RunFolder:
         self.gallery = path / "gallery"
         self.report = path / "report.html"
         self.decode_notes = path / ".decoding"
+        self.label_columns: tuple[LabelColumn, ...] = ()  # of a labelling run; set by the start that writes
         self._lock_path = path / ".lock"
         self._live_path = path / ".live.json"
         self._lock: int | None = (

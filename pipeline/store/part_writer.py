@@ -87,7 +87,7 @@ class PartWriter:
         if not waiting:
             return None
         path = self._folder.results / parts.part_name(number)
-        rows = parts.write_table(path, [record for _, record in waiting])
+        rows = parts.write_table(path, [record for _, record in waiting], self._folder.label_columns)
         return Part(number, waiting[0][0], waiting[-1][0], rows)
 
     async def write_failures(self) -> None:
@@ -97,7 +97,7 @@ class PartWriter:
     def _write_failures(self) -> None:
         reader = Journal(self._folder.journal)
         try:
-            parts.write_table(self._folder.failures, reader.failed_records())
+            parts.write_table(self._folder.failures, reader.failed_records(), self._folder.label_columns)
         finally:
             reader.close()
 

@@ -18,6 +18,7 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from ..nouns.errors import RunError, disk_error
+from ..nouns.labels import LabelColumn
 from ..nouns.rows import Choice, Outcome, Reply, Row
 from .durable import publish
 
@@ -26,7 +27,9 @@ pa.set_memory_pool(pa.system_memory_pool())
 
 SCHEMA_VERSION = 2
 # columns that parts of an earlier version lack: read as null, and added at the next start
-_ADDED = frozenset({"reasoning"})
+_ADDED = frozenset(
+    {"reasoning", "parse", "confidence", "vote_share", "votes", "label_second", "agrees", "label_from"}
+)
 _TIME = pa.timestamp("ms", tz="UTC")
 _CHOICE = pa.struct(
     [
@@ -51,6 +54,13 @@ SCHEMA = pa.schema(
         ("choices", pa.list_(_CHOICE)),
         ("tool_calls", pa.string()),
         ("label", pa.string()),
+        ("parse", pa.string()),
+        ("confidence", pa.float64()),
+        ("vote_share", pa.float64()),
+        ("votes", pa.list_(pa.string())),
+        ("label_second", pa.string()),
+        ("agrees", pa.bool_()),
+        ("label_from", pa.string()),
         ("prompt_tokens", pa.int64()),
         ("completion_tokens", pa.int64()),
         ("total_tokens", pa.int64()),
@@ -82,6 +92,17 @@ SCHEMA = pa.schema(
     ],
     metadata={"captionmill_schema_version": str(SCHEMA_VERSION)},
 )
+# of `LabelColumn`. An enum is a string: Parquet keeps it as a dictionary all the same, and `datasets` cannot read a
+# dictionary type
+_LABEL_TYPES = {
+    "string": pa.string(),
+    "bool": pa.bool_(),
+    "int64": pa.int64(),
+    "double": pa.float64(),
+    "list": pa.list_(pa.string()),
+    "json": pa.string(),
+    "class": pa.int64(),
+}
 _TABLE_ROWS = 5000  # of one row group
 _PARSED_ROWS = 500  # at once: Arrow's reader takes several times the size of its text
 MOST_TABLE_CHARACTERS = 256 * 2**20  # Arrow's JSON reader takes blocks below 2 GiB
@@ -122,7 +143,7 @@ def to_record(outcome: Outcome, model: str) -> str:
         "latency_s": outcome.latency_seconds,
         "attempts": outcome.attempts,
         "image_count": len(row.images),
-        "status": "answered" if reply else "failed",
+        "status": "failed" if failure else "answered",
     }
     if outcome.pictures:
         first = outcome.pictures[0]
@@ -134,6 +155,12 @@ def to_record(outcome: Outcome, model: str) -> str:
     if reply:
         record |= _of_reply(reply)
         record["cost_usd"] = None if outcome.cost_usd is None else format(outcome.cost_usd, "f")
+        if (
+            failure and len(reply.choices) == 1
+        ):  # what was paid for is kept, also where `choices` has one entry
+            record["choices"] = [_choice(reply.choices[0])]
+    if outcome.label:
+        record |= {"label": outcome.label.text, "parse": outcome.label.parse, **outcome.label.columns}
     if failure:
         record["error_kind"] = failure.kind
         record["error_message"] = failure.message[:MOST_MESSAGE_CHARACTERS]
@@ -195,13 +222,32 @@ def _choice(choice: Choice) -> dict[str, Any]:
 # ------------------------------------------------------------------------------- records -> table
 
 
-def to_table(records: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
-    """Records as a table of the schema, or of some of its columns.
+def run_schema(label_columns: Sequence[LabelColumn] = ()) -> pa.Schema:
+    """The schema of a run: the fixed columns, then those of its labels.
+
+    A class column carries the names of its classes as Hugging Face `datasets` reads them (ClassLabel).
+    """
+    schema = SCHEMA
+    for column in label_columns:
+        schema = schema.append(pa.field(column.name, _LABEL_TYPES[column.type]))
+    features = {c.name: {"names": list(c.classes), "_type": "ClassLabel"} for c in label_columns if c.classes}
+    if not features:
+        return schema
+    return schema.with_metadata(
+        {**schema.metadata, "huggingface": json.dumps({"info": {"features": features}})}
+    )
+
+
+def to_table(
+    records: Sequence[str], columns: Sequence[str] | None = None, whole: pa.Schema = SCHEMA
+) -> pa.Table:
+    """Records as a table of the schema, or of some of its columns. whole: the schema of the run.
 
     Arrow's own JSON reader: no Python object a cell (and pa.array would import pandas).
     """
-    names = SCHEMA.names if columns is None else list(columns)
-    schema = pa.schema([SCHEMA.field(name) for name in names], metadata=SCHEMA.metadata)
+    schema = whole
+    if columns is not None:
+        schema = pa.schema([whole.field(name) for name in columns], metadata=whole.metadata)
     pieces = [_parsed(records[at : at + _PARSED_ROWS], schema) for at in range(0, len(records), _PARSED_ROWS)]
     return pa.concat_tables(pieces) if pieces else schema.empty_table()
 
@@ -217,33 +263,38 @@ def _parsed(records: Sequence[str], schema: pa.Schema) -> pa.Table:
     return table.cast(schema)
 
 
-def tables(records: Iterable[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Any number of records as tables of bounded size, in their order."""
+def tables(
+    records: Iterable[str], columns: Sequence[str] | None = None, whole: pa.Schema = SCHEMA
+) -> Iterator[pa.Table]:
+    """Any number of records as tables of bounded size, in their order. whole: the schema of the run."""
     batch: list[str] = []
     characters = 0
     for record in records:
         if batch and (len(batch) == _TABLE_ROWS or characters + len(record) > MOST_TABLE_CHARACTERS):
-            yield to_table(batch, columns)
+            yield to_table(batch, columns, whole)
             batch, characters = [], 0
         batch.append(record)
         characters += len(record)
     if batch:
-        yield to_table(batch, columns)
+        yield to_table(batch, columns, whole)
 
 
-def write_table(path: Path, records: Iterable[str]) -> int:
+def write_table(path: Path, records: Iterable[str], label_columns: Sequence[LabelColumn] = ()) -> int:
     """Write records under `path`, whole or not at all, durable on return. Returns the rows written.
+
+    label_columns: of the run.
 
     Raises RunError where the disk is full or the folder is gone.
     """
-    return _write(path, tables(records))
+    schema = run_schema(label_columns)
+    return _write(path, tables(records, whole=schema), schema)
 
 
-def _write(path: Path, content: Iterable[pa.Table]) -> int:
+def _write(path: Path, content: Iterable[pa.Table], schema: pa.Schema) -> int:
     temporary = path.with_name(f"{_TEMPORARY_PREFIX}{path.name}{_TEMPORARY_SUFFIX}")
     rows = 0
     try:
-        with pq.ParquetWriter(temporary, SCHEMA, compression="zstd", compression_level=3) as writer:
+        with pq.ParquetWriter(temporary, schema, compression="zstd", compression_level=3) as writer:
             for table in content:
                 writer.write_table(table)
                 rows += table.num_rows
@@ -325,12 +376,21 @@ def is_up_to_date(path: Path) -> bool:
         raise _unreadable(path, error) from error
 
 
+def has_columns(path: Path, label_columns: Sequence[LabelColumn]) -> bool:
+    """Whether a file has the columns of a run with these labels, and no other. Raises RunError as `is_up_to_date`."""
+    try:
+        return bool(pq.read_schema(path).equals(run_schema(label_columns)))
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
 def bring_up_to_date(path: Path) -> None:
     """Give a part of an older version the columns of this one, null where it had none; whole or not at all.
 
     Raises RunError where it cannot be read or written.
     """
-    _write(path, [_read_whole(path)])
+    whole = _read_whole(path)
+    _write(path, [whole], whole.schema)
 
 
 def replace_rows(path: Path, records: Mapping[str, str]) -> None:
@@ -341,8 +401,8 @@ def replace_rows(path: Path, records: Mapping[str, str]) -> None:
     old = _read_whole(path)
     is_kept = pc.invert(pc.is_in(old["id"], pa.array(list(records), pa.string())))
     here = set(old["id"].to_pylist())
-    new = to_table([record for identity, record in records.items() if identity in here])
-    _write(path, [pa.concat_tables([old.filter(is_kept), new])])
+    new = to_table([record for identity, record in records.items() if identity in here], whole=old.schema)
+    _write(path, [pa.concat_tables([old.filter(is_kept), new])], old.schema)
 
 
 def _read_whole(path: Path) -> pa.Table:
@@ -358,7 +418,10 @@ def _read_whole(path: Path) -> pa.Table:
         }
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
-    return pa.table(columns, schema=SCHEMA)
+    own = [field for field in old.schema if field.name not in SCHEMA.names]  # of its labels
+    columns |= {field.name: old[field.name] for field in own}
+    schema = pa.schema([*SCHEMA, *own], metadata={**(old.schema.metadata or {}), **SCHEMA.metadata})
+    return pa.table(columns, schema=schema)
 
 
 def read_ids(path: Path) -> set[str]:

@@ -47,13 +47,13 @@ def _bring_up_to_date(folder: RunFolder, on_disk: dict[int, Path]) -> None:
     A reader of the whole folder takes the columns of its first file for those of all.
     """
     empty = folder.results / EMPTY_PART
-    if empty.exists() and parts.is_up_to_date(empty):
+    if empty.exists() and parts.has_columns(empty, folder.label_columns):
         return
     for path in on_disk.values():
         parts.count_rows(path)  # what is damaged or much older is for `repair`
         if not parts.is_up_to_date(path):
             parts.bring_up_to_date(path)
-    parts.write_table(empty, [])
+    parts.write_table(empty, [], folder.label_columns)
 
 
 def _check_noted_parts(journal: Journal, on_disk: dict[int, Path]) -> None:

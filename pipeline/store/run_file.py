@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..nouns.errors import RunError, UsageError
+from ..nouns.labels import Way
 from .folder import RunFolder, utc_now
 
 
@@ -48,6 +49,8 @@ class RunFile:
         self._started = utc_now()
         # names of the endpoints of the last start; None for a new run
         self.endpoints_before: list[str] | None = before.get("endpoints")
+        # way to ask for labels by endpoint and model, as earlier starts found it; `Session` adds what this one finds
+        self.structured: dict[str, Way] = dict(before.get("structured") or {})
         # the last start ended with all rows answered or failed, and the source has not changed since
         self.has_no_row_left = (
             before.get("rows_left") == 0 and before.get("manifest_fingerprint") == facts.fingerprint
@@ -77,5 +80,6 @@ class RunFile:
                 "currency": facts.currency,
                 "answer_settings": facts.answer_settings,
                 "other_settings": facts.other_settings,
+                **({"structured": self.structured} if self.structured else {}),
             }
         )

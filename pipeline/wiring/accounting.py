@@ -39,6 +39,12 @@ class Accounting:
         """An answer was followed by a further one of its row; what it cost is in the row."""
         self._recorder.unanswered(reason, Spending(requests=1))
 
+    def no_label(self, answers: list[Answer]) -> None:
+        """Answers came and the row has no valid label: what they cost is in the account, since no row has it."""
+        for number, answer in enumerate(answers):
+            known = answer.spending if answer.reply.usage.spent_tokens is not None else Spending()
+            self._recorder.unanswered("invalid_label", replace(known, requests=int(number == 0)))
+
     def failed(self, error: AnswerError, ticket: Ticket) -> Spending:
         """An attempt brought no answer. Returns what it may have cost."""
         self.tally.rate_limited += isinstance(error, RateLimited)
@@ -81,7 +87,7 @@ class Accounting:
     def _count_answer(self, outcome: Outcome, reply: Reply) -> None:
         tally = self.tally
         tally.answered += 1
-        tally.empty += reply.is_empty
+        tally.empty += reply.is_empty and outcome.label is None
         tally.prompt_tokens += reply.usage.prompt_tokens or 0
         tally.completion_tokens += reply.usage.completion_tokens or 0
         tally.reserved_tokens += outcome.estimated_tokens or 0

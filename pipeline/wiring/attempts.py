@@ -26,7 +26,9 @@ from ..nouns.errors import (
     RunError,
     ServerBusy,
     TransientError,
+    WayRefused,
 )
+from ..nouns.labels import Label
 from ..nouns.rows import Ask, Failure, Outcome, Picture, Prepared, Reply, Row
 from ..rules.backoff import Backoff
 from ..rules.follow_up import FollowUps
@@ -58,6 +60,9 @@ class _Trace:
     last: Ticket | None = None
     avoid: set[Endpoint] = field(default_factory=set)
     answers: list[Answer] = field(default_factory=list)  # oldest first; the last one is the row's
+    is_unfinished: bool = (
+        False  # the rules have a further ask, and it brought no answer; `_follow_up` sets it
+    )
 
     @property
     def endpoint(self) -> Endpoint | None:
@@ -88,7 +93,7 @@ class Attempts:
         self._max_retries = limits.max_retries
         self._max_unreadable = limits.max_unreadable_retries
         self._backoff = Backoff(chance)
-        self._follow_ups = FollowUps(limits.retry_length)
+        self._follow_ups = FollowUps(limits.retry_length, limits.max_reasks)
 
     async def journey(self, prepared: Prepared) -> Ended | None:
         """How the row ended; None where it was given up because the run stops."""
@@ -97,15 +102,20 @@ class Attempts:
         try:
             if isinstance(pictures, RowError):
                 raise pictures
-            ask = Ask(row, pictures)
-            trace.answers.append(await self._first_answer(ask, trace))
-            await self._follow_up(ask, trace)
+            trace.answers.append(await self._answer(Ask(row, pictures), trace))
+            await self._follow_up(trace)
         except (RowError, TransientError, AccountError) as error:
             if self._drain.is_stopping and not isinstance(error, RowError):
                 return None
             failure = Failure(error.kind, str(error), error.http_status)
             return Ended(_outcome(trace, failure=failure), trace.endpoint)
-        return Ended(_outcome(trace, reply=_joined(trace.answers)), trace.endpoint)
+        if (reading := trace.answers[-1].reading) is None or reading.label is not None:
+            return Ended(_outcome(trace, reply=_joined(trace.answers)), trace.endpoint)
+        self._accounting.no_label(trace.answers)
+        if trace.is_unfinished and self._drain.is_stopping:
+            return None
+        failure = Failure("invalid_label", reading.problem)
+        return Ended(_outcome(trace, _all_choices(trace.answers), failure), trace.endpoint)
 
     def row_ended(self, endpoint: Endpoint, failure: Failure | None) -> None:
         """A row's end is recorded. Raises RunError where that disables the last endpoint."""
@@ -114,7 +124,7 @@ class Attempts:
 
     # ---- the asks of one row
 
-    async def _first_answer(self, ask: Ask, trace: _Trace) -> Answer:
+    async def _answer(self, ask: Ask, trace: _Trace) -> Answer:
         try:
             return await self._attempt(ask, trace)
         except (TransientError, AccountError) as error:
@@ -128,15 +138,18 @@ class Attempts:
                 return await self._attempt(ask, trace)
         raise AssertionError("the policy returns or raises")
 
-    async def _follow_up(self, ask: Ask, trace: _Trace) -> None:
+    async def _follow_up(self, trace: _Trace) -> None:
         """Ask again as long as the rules say so. Where no further answer comes, the row keeps what it has."""
-        while (next_ask := self._follow_ups.next_ask(ask, trace.answers[-1].reply)) is not None:
+        while (next_ask := self._next_ask(trace.answers[-1])) is not None:
+            trace.is_unfinished = True
             if self._drain.is_stopping:
                 return
             self._accounting.retried()
             kept = trace.last
             try:
-                trace.answers.append(await self._attempt(next_ask, trace))
+                # a cut answer is one that may be kept: the longer one is asked for once
+                ask_once = self._attempt if next_ask.reason == "length" else self._answer
+                trace.answers.append(await ask_once(next_ask, trace))
             except (RowError, TransientError, RunError) as error:
                 trace.last = kept
                 if isinstance(error, RunError) and not isinstance(error, AccountError):  # the budget, say
@@ -147,8 +160,11 @@ class Attempts:
                 if not self._drain.is_stopping:
                     raise
                 return
+            trace.is_unfinished = False
             self._accounting.replaced(next_ask.reason or "follow_up")
-            ask = next_ask
+
+    def _next_ask(self, answer: Answer) -> Ask | None:
+        return self._follow_ups.next_ask(answer.ask, answer.reply, answer.reading)
 
     async def _attempt(self, ask: Ask, trace: _Trace) -> Answer:
         """One attempt that counts. An endpoint that refuses our account, that cannot be reached, or that is still
@@ -156,6 +172,9 @@ class Attempts:
         while True:
             try:
                 return await self._pass(ask, trace)
+            except WayRefused:
+                if self._drain.is_stopping:
+                    raise
             except (ConnectionLost, ServerBusy, AccountError, RowError) as error:
                 if self._drain.is_stopping or trace.last is None or not self._is_requeued(error, trace):
                     raise
@@ -191,6 +210,9 @@ class Attempts:
             try:
                 answer = await ticket.endpoint.send(ticket, ask)
                 cost = self._accounting.answered(answer)
+            except WayRefused as error:  # the row and the endpoint are well
+                cost = self._accounting.failed(error, ticket)
+                raise
             except AnswerError as error:
                 cost = self._accounting.failed(error, ticket)
                 self._failed(error, trace, ticket)
@@ -228,6 +250,19 @@ def _joined(answers: list[Answer]) -> Reply:
     return replace(answers[-1].reply, usage=usage) if len(answers) > 1 else answers[0].reply
 
 
+def _all_choices(answers: list[Answer]) -> Reply:
+    """The last reply with the choices of all, numbered anew, the last answer first; its usage is that of all."""
+    choices = [choice for answer in reversed(answers) for choice in answer.reply.choices]
+    return replace(_joined(answers), choices=tuple(replace(c, index=n) for n, c in enumerate(choices)))
+
+
+def _label(answers: list[Answer]) -> Label | None:
+    """The label of the last answer, marked where it took a further ask."""
+    last = answers[-1]
+    label = last.reading.label if last.reading else None
+    return label if label is None or not last.ask.reasks else replace(label, parse="reasked")
+
+
 def _cost(answers: list[Answer]) -> Decimal | None:
     """Each answer at the price of where it came from; None where one has no price."""
     costs = [answer.cost_usd for answer in answers]
@@ -248,5 +283,6 @@ def _outcome(trace: _Trace, reply: Reply | None = None, failure: Failure | None 
         latency_seconds=last.latency_seconds if last else None,
         endpoint=last.endpoint.name if last else None,
         model_requested=last.endpoint.model if last else None,
-        cost_usd=_cost(trace.answers) if reply else None,
+        cost_usd=_cost(trace.answers) if reply and not failure else None,
+        label=_label(trace.answers) if reply else None,
     )

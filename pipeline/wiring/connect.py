@@ -6,6 +6,7 @@ import random
 from decimal import Decimal
 
 from ..edges.chat import ChatClient
+from ..labels.task import label_task
 from ..nouns.address import Address
 from ..nouns.config import EndpointEntry, Price, RunConfig
 from ..nouns.console import Console
@@ -22,6 +23,7 @@ from ..rules.request import RequestBuilder
 from ..rules.tokens import TokenEstimator
 from ..vision.models import vision_model
 from .endpoint import Endpoint
+from .labelling import Labelling
 
 _MILLION = 10**6
 
@@ -47,7 +49,7 @@ class HttpConnection:
 
     def estimate(self, ask: Ask) -> TokenEstimate:
         """What the request will take in tokens, by the model's formula and what answers have shown."""
-        return self._estimator.estimate(ask.row.prompt, [(p.width, p.height) for p in ask.pictures])
+        return self._estimator.estimate(ask.text, [(p.width, p.height) for p in ask.pictures])
 
     def most(self, estimate: TokenEstimate) -> Spending:
         """What one attempt may cost at the most."""
@@ -55,7 +57,7 @@ class HttpConnection:
 
     async def post(self, ask: Ask) -> HttpAnswer:
         """Build and send one request. Raises AnswerError, without the key in its message."""
-        body = self._builder.build(ask.row, ask.pictures, ask.answer_tokens)
+        body = self._builder.build(ask.row, ask.pictures, ask.answer_tokens, ask.form)
         try:
             return await self._client.post(body)
         except AnswerError as error:
@@ -96,6 +98,7 @@ def connect(
 
     client: need not be open yet. chance: for the jitter. console: told when the circuit opens or closes.
     """
+    task = label_task(config, "openrouter.ai" in client.address.name)
     return Endpoint(
         connection=HttpConnection(config, entry, client, prices, console),
         flow=FlowControl(
@@ -112,6 +115,7 @@ def connect(
         console=console,
         weight=entry.weight,
         stops_on_anomaly=config.on_usage_anomaly == "stop",
+        labelling=None if task is None else Labelling(task),
     )
 
 

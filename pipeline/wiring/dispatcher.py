@@ -152,7 +152,7 @@ class Dispatcher:
         shortest = float("inf")
         too_expensive: Spending | None = None  # for what is left of the budget
         for endpoint, estimate in waiter.estimates.items():
-            if endpoint.disabled is not None or endpoint in wanted:
+            if endpoint.disabled is not None or endpoint in wanted or not endpoint.has_room_to_learn:
                 continue
             wait = endpoint.flow.wait_seconds(now, estimate)
             if wait > 0:
@@ -191,7 +191,7 @@ class Dispatcher:
         in_service, estimates = self.in_service, dict[Endpoint, TokenEstimate]()
         refusal = None
         for endpoint in [e for e in in_service if e not in waiter.avoid] or in_service:
-            estimate = _with_longer_answer(endpoint.connection.estimate(waiter.ask), waiter.ask.answer_tokens)
+            estimate = _with_longer_answer(endpoint.estimate(waiter.ask), waiter.ask.answer_tokens)
             try:
                 endpoint.flow.refuse_impossible(estimate)
             except RowError as error:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..nouns.labels import Way
 from ..store.folder import RunFolder
 from .endpoint import Endpoint
 
@@ -27,6 +28,7 @@ class EndpointState:
     sent there any more; None while it is in service. usage_finding: what cannot be true of its usage; None where
     nothing is wrong. refusal: the server's words while nothing but refusals come; None else. limited_by: why refusals
     slow the run, in a few words; None where they do not. limited_seconds: for how long.
+    structured: the way in which labels are asked for; None outside labelling runs.
     """
 
     name: str
@@ -42,6 +44,7 @@ class EndpointState:
     refusal: str | None = None
     limited_by: str | None = None
     limited_seconds: float = 0.0
+    structured: str | None = None
 
     @classmethod
     def of(cls, endpoint: Endpoint, now: float) -> EndpointState:
@@ -62,6 +65,7 @@ class EndpointState:
             refusal=flow.refusal,
             limited_by=flow.limited_by,
             limited_seconds=round(flow.limited_seconds),
+            structured=None if endpoint.labelling is None else endpoint.labelling.ladder.way,
         )
 
     def __str__(self) -> str:
@@ -74,11 +78,19 @@ class EndpointState:
             text += f", paused {self.paused_seconds:,.0f} s"
         if self.is_probing:
             text += ", probing with one request at a time"
+        if self.structured is not None:
+            text += f", labels by {self.structured}"
         if self.refusal:
             text += f"; {self.refusal}"
         if self.limited_by is not None:
             text += f", {self.limited_by} (for {self.limited_seconds:,.0f} s)"
         return text + (f"; {self.usage_finding}" if self.usage_finding else "")
+
+
+def known_ways(endpoints: Sequence[Endpoint]) -> dict[str, Way]:
+    """The way to ask for labels that works, by endpoint and model; without those for which it is not known."""
+    known = ((e, e.labelling.known_way) for e in endpoints if e.labelling is not None)
+    return {f"{e.name} {e.model}": way for e, way in known if way is not None}
 
 
 class LoopLag:

@@ -39,7 +39,9 @@ class CheckpointRecorder:
                 kind,
                 record,
                 outcome.row.content_hash,
-                is_empty=outcome.reply is not None and outcome.reply.is_empty,
+                is_empty=outcome.reply is not None
+                and outcome.reply.is_empty
+                and not (outcome.label or outcome.failure),
             )
         )
 

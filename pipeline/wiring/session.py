@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from ..labels.task import label_task
 from ..nouns.address import Address
 from ..nouns.config import RunConfig
 from ..nouns.console import Console
@@ -93,6 +94,7 @@ class Session:
         folder = RunFolder(job.run_path)
         _check_folder(job, folder, console)
         config = job.config
+        folder.label_columns = () if (task := label_task(config)) is None else task.columns
         manifest = Manifest(
             job.source, config.prompt, config.limit, config.allow_outside, config.allow_remote, config.strict
         )
@@ -143,6 +145,7 @@ class Session:
         """Everything into parts. Where this fails too, the error that stopped the run says more about the cause."""
         try:
             await self._checkpoint.finish()
+            self._run_file.structured |= live.known_ways(self.endpoints)
             self._run_file.end(self.rows_left)
         except RunError:
             if self._runner.stopped_by is None:
@@ -271,6 +274,9 @@ def _assemble(
     checkpoint = Checkpoint(folder, journal, config.rows_per_part, in_flight=budget, console=console)
     run_file = RunFile(folder, _facts(job, survey, prices.currency))
     tally = Tally(total=survey.total)
+    for endpoint in supplies.endpoints:
+        if endpoint.labelling is not None:
+            endpoint.labelling.start_with(run_file.structured.get(f"{endpoint.name} {endpoint.model}"))
     is_all_done = run_file.has_no_row_left and job.retry_failed is None
     feed = Feed(manifest, survey, folder.journal, job.retry_failed, job.most_rows, is_all_done, tally)
     recorder = CheckpointRecorder(checkpoint, config.model, job.addresses, console)
