@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -140,3 +141,11 @@ def test_no_test_module_imports_from_another():
         if name.rpartition(".")[2].startswith("test_")
     ]
     assert wrong == []
+
+
+def test_every_folder_is_packaged():
+    """A wheel has every folder of the library: pyproject.toml lists them by name."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent.relative_to(ROOT / "pipeline") for path in (ROOT / "pipeline").rglob("*.py")}
+    own = {".".join(("captionmill", *folder.parts)) for folder in folders}
+    assert set(listed) == own | {"captionmill.jobs", "captionmill.sample_data"}

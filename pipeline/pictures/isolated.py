@@ -147,15 +147,13 @@ class IsolatedRender:
             ) from error
         sizes = {"fit": bounds.sizes.fit, "canvas": bounds.sizes.canvas}
         request = {"path": path, "look": list(look), "base64_bytes": bounds.base64_bytes}
-        try:
-            answer, found = child.ask(request, data, lambda q: {"size": sizes[q["ask"]](*q["size"])})
-        except _Ended:
-            raise _died(path, child.end()) from None
-        except (
-            BaseException
-        ):  # an interrupt in the middle of a conversation: the next picture would get the rest
-            child.end()
-            raise
+        with contextlib.ExitStack() as undo:  # after an interrupt the next picture would get the rest
+            undo.callback(child.end)
+            try:
+                answer, found = child.ask(request, data, lambda q: {"size": sizes[q["ask"]](*q["size"])})
+            except _Ended:
+                raise _died(path, child.end()) from None
+            undo.pop_all()
         if answer.get("is_spent"):
             child.end()
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from ..nouns.errors import RunError
@@ -30,14 +31,13 @@ def open_journal(folder: RunFolder) -> Journal:
     parts.remove_temporary(folder.path)
     _bring_up_to_date(folder, on_disk)
     journal = Journal(folder.journal, create=True)
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(journal.close)
         _check_noted_parts(journal, on_disk)
         _note_part_of_a_crash(journal, on_disk)
         unanswered.settle_killed(journal.database)
         empties.bring_up_to_date(folder.results, journal.database)
-    except BaseException:
-        journal.close()
-        raise
+        undo.pop_all()
     return journal
 
 
