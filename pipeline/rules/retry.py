@@ -62,7 +62,9 @@ class RowRetries:
     def _wait_seconds(self, state: RetryCallState) -> float:
         error = _failure(state)
         if isinstance(error, RateLimited):  # the flow control of its endpoint says when anything may go there
-            return 0.0
+            return (
+                0.0 if self._refusals < 5 else self._backoff.seconds(self._refusals - 4)
+            )  # others have a turn too
         asked = getattr(error, "retry_after_seconds", None)
         if asked is None:
             return self._backoff.seconds(state.attempt_number)

@@ -99,6 +99,7 @@ class FlowControl:
         self._probe: Admission | None = (
             None  # the request that probes a half-open circuit; None: none in flight
         )
+        self._has_said_paused = False  # once for each outage: since the last answer
         self._precharge: _PrechargeCap | None = None  # None until a relay said that the money is gone
 
     def __repr__(self) -> str:
@@ -191,6 +192,7 @@ class FlowControl:
     def answered(self, now: float, admission: Admission, used_tokens: int | None) -> tuple[str, ...]:
         """A completion came. used_tokens: as the server reports, None where it does not. Returns notes for the user."""
         notes = ("works again",) if self.breaker.is_half_open else ()
+        self._has_said_paused = False
         self.breaker.answered()
         self.refusals.answered(admission.attempt)
         self.concurrency.answered(now - admission.sent_at, self.in_flight)
@@ -276,7 +278,8 @@ class FlowControl:
         self, error: AnswerError, judgement: Judgement, was_half_open: bool, was_shortened: bool
     ) -> list[str]:
         notes = [] if judgement.note is None else [judgement.note]
-        if self.breaker.is_half_open and not was_half_open:
+        if self.breaker.is_half_open and not was_half_open and not self._has_said_paused:
+            self._has_said_paused = True
             notes.append(f"paused after repeated failures; probing with one request at a time ({error})")
         if self.breaker.shortened_until is not None and not was_shortened:
             asked = error.retry_after_seconds if isinstance(error, TransientError) else None
