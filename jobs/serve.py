@@ -21,6 +21,7 @@ from .parser import Parser
 
 if TYPE_CHECKING:
     from captionmill.builtin.server import EndpointSettings
+    from captionmill.builtin.structured import FormSupport
 
 
 def main(argv: list[str]) -> int:
@@ -54,6 +55,32 @@ def _parser() -> Parser:
     parser.add_argument(
         "--model", action="append", default=[], help="a model that it knows; may be repeated [any model]"
     )
+    parser.rare(
+        parser.add_argument(
+            "--structured-support",
+            metavar="FORM,...",
+            default="schema,tool,json",
+            help="forms of an answer that it takes, the others are refused: schema, tool, json, or none [schema,tool,json]",
+        )
+    )
+    parser.rare(
+        parser.add_argument(
+            "--ignores",
+            action="append",
+            default=[],
+            metavar="PARAMETER",
+            help="drop this parameter without a word, as relays do (response_format, tools, n); may be repeated",
+        )
+    )
+    parser.rare(
+        parser.add_argument(
+            "--label-noise",
+            type=float,
+            default=0.0,
+            metavar="SHARE",
+            help="share (0 to 1) of images that get a wrong class on purpose [0]",
+        )
+    )
     parser.add_argument(
         "--key-env", metavar="NAME", help="environment variable with the only accepted key [any key]"
     )
@@ -73,6 +100,7 @@ def _settings(arguments: Namespace) -> EndpointSettings:
     faults = dict(_fault(text) for text in arguments.fault)
     from captionmill.builtin.server import EndpointSettings
 
+    forms = _forms(arguments)
     return EndpointSettings(
         key=key,
         tokens_per_minute=arguments.tpm,
@@ -84,7 +112,20 @@ def _settings(arguments: Namespace) -> EndpointSettings:
         keeps_ledger=arguments.ledger,
         starts_empty=arguments.empty,
         says_limits=not arguments.silent,
+        forms=forms,
     )
+
+
+def _forms(arguments: Namespace) -> FormSupport:
+    from captionmill.builtin.structured import FORMS, FormSupport
+
+    names = [name.strip() for name in arguments.structured_support.split(",")]
+    if unknown := sorted({*names} - {*FORMS, "none"}):
+        raise UsageError(f"--structured-support: {', '.join(unknown)}: {', '.join(FORMS)} or none is needed")
+    if not 0 <= arguments.label_noise <= 1:
+        raise UsageError(f"--label-noise {arguments.label_noise}: a share from 0 to 1 is needed")
+    forms = tuple(name for name in names if name != "none")
+    return FormSupport(forms, tuple(arguments.ignores), arguments.label_noise, arguments.seed)
 
 
 def _fault(text: str) -> tuple[str, float]:

@@ -15,6 +15,7 @@ from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 
+from ..labels.task import LabelTask, label_task
 from ..nouns.config import RunConfig
 from ..nouns.console import ProgressConsole
 from ..nouns.errors import RowError, UsageError
@@ -118,6 +119,12 @@ class Plan:
         return self.to_ask / self.readable if self.readable else 0.0
 
     @property
+    def asks_each(self) -> int:
+        """How often a row may be asked: more than once only for a label that is not valid."""
+        config = self.variants[0].config
+        return 1 + (config.max_reasks if config.labels or config.label_schema is not None else 0)
+
+    @property
     def is_known(self) -> bool:
         """Whether any picture could be looked at; without one their tokens are unknown."""
         return self.readable > 0 or not self.remote
@@ -128,14 +135,16 @@ class Plan:
         formula = (self.text_tokens + pictures) * self.tokens_scale
         likely = formula * self.known.ratio
         if self.known.answers >= FEWEST_ANSWERS:
-            return Range(likely, likely, likely * 1.05)
-        return Range(likely, likely, formula * UNLEARNED_RATIO + TEMPLATE_TOKENS * self.to_ask)
+            return Range(likely, likely, likely * 1.05 * self.asks_each)
+        return Range(
+            likely, likely, (formula * UNLEARNED_RATIO + TEMPLATE_TOKENS * self.to_ask) * self.asks_each
+        )
 
     @property
     def answers(self) -> Range:
         """Tokens of all answers."""
         one = self.known.answer
-        return Range(one.low * self.to_ask, one.likely * self.to_ask, one.high * self.to_ask)
+        return Range(one.low * self.to_ask, one.likely * self.to_ask, one.high * self.to_ask * self.asks_each)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +313,7 @@ class _Counter:
 
     def __init__(self, plan: Plan, config: RunConfig) -> None:
         self._plan = plan
-        self._fixed_tokens = fixed_tokens(config)
+        self._fixed_tokens = fixed_tokens(config) + _label_tokens(config)
         self._bounds = picture_bounds(config)
         self._most_bytes = BOUNDS[vision_model(config.model).provider].base64_bytes
         self._tpm = config.tpm
@@ -344,6 +353,12 @@ class _Counter:
         plan.above_bytes += self._bounds.base64_bytes is None and max(weights) > self._most_bytes
 
 
+def _label_tokens(config: RunConfig) -> int:
+    """Tokens of classes or schema, in the first way that a labelling run asks in; 0 for any other run."""
+    task = label_task(config)
+    return 0 if task is None else task.text_tokens
+
+
 def _tokens_of(config: RunConfig) -> Callable[[int, int, int, bool, bool, int], int]:
     """Tokens of a picture as this configuration sends it; cameras make few sizes, so each is worked out once."""
     bounds, family = picture_bounds(config), vision_model(config.model, config.image_rules).family
@@ -356,6 +371,19 @@ def _tokens_of(config: RunConfig) -> Callable[[int, int, int, bool, bool, int], 
     return tokens
 
 
+def _label_notes(config: RunConfig, task: LabelTask) -> list[str]:
+    notes = [
+        f"{keyword} at {path} is no part of what endpoints enforce: it is sent as words, and checked here"
+        for path, keyword in task.moved
+    ]
+    if config.max_reasks:
+        notes.append(
+            f"a label that is not valid is asked for again, {config.max_reasks} times at most, and each is billed: `high`"
+            " has all of them"
+        )
+    return notes
+
+
 def _add_notes(plan: Plan, config: RunConfig) -> None:
     """Notes on what the figures do not show."""
     models = sorted({entry.model or config.model for entry in config.endpoints()})
@@ -363,6 +391,8 @@ def _add_notes(plan: Plan, config: RunConfig) -> None:
         plan.notes.append(
             f"the endpoints ask {' and '.join(models)}; tokens are counted as {config.model} counts them (--compare)"
         )
+    if (task := label_task(config)) is not None:
+        plan.notes += _label_notes(config, task)
     if config.retry_length is not None:
         plan.notes.append(
             "--retry-length asks for some answers twice; their prompts are then billed twice too"

@@ -13,21 +13,12 @@ from typing import Any
 from ..rules.tokens import text_tokens
 from ..vision.models import vision_model
 from .describer import PictureFacts, describe, measure
+from .refusal import BadRequest
+from .structured import ALL_FORMS, FormSupport, check_form, fill, schema_in_text
 
 DEFAULT_ANSWER_TOKENS = 300
 _DATA_URL = re.compile(r"data:(image/[a-z+.-]+);base64,")
 _MIME_BY_FORMAT = {"jpeg": "image/jpeg", "png": "image/png", "gif": "image/gif", "webp": "image/webp"}
-
-
-class BadRequest(Exception):
-    """The request deserves a 400 (or 404). code, param: as OpenAI names them."""
-
-    def __init__(self, message: str, code: str | None = None, param: str | None = None, status: int = 400):
-        super().__init__(message)
-        self.status = status
-        self.body = {
-            "error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +35,7 @@ class Question:
     tool: dict[str, Any] | None  # the function that must be called
     is_stream: bool = False
     wants_usage: bool = False  # at the end of a stream
+    support: FormSupport = ALL_FORMS
 
     @property
     def answer_tokens(self) -> int:
@@ -51,8 +43,8 @@ class Question:
         return self.n * (self.max_tokens or DEFAULT_ANSWER_TOKENS)
 
 
-def read_question(raw: bytes) -> Question:
-    """Check a body against the protocol. Raises BadRequest."""
+def read_question(raw: bytes, support: FormSupport = ALL_FORMS) -> Question:
+    """Check a body against the protocol. support: the forms that are taken. Raises BadRequest."""
     try:
         body = json.loads(raw)
     except ValueError:
@@ -66,6 +58,8 @@ def read_question(raw: bytes) -> Question:
     pictures: list[tuple[str, bytes, str | None]] = []
     for message in messages:
         _read_message(message, texts, pictures)
+    body = support.kept(body)
+    check_form(body, "\n".join(texts), support)
     stop = body.get("stop") or ()
     return Question(
         model=body["model"],
@@ -76,6 +70,7 @@ def read_question(raw: bytes) -> Question:
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         response_format=body.get("response_format"),
         tool=_forced_tool(body),
+        support=support,
         is_stream=bool(body.get("stream")),
         wants_usage=isinstance(options := body.get("stream_options"), dict)
         and bool(options.get("include_usage")),
@@ -240,7 +235,7 @@ def _forced_tool(body: dict[str, Any]) -> dict[str, Any] | None:
 def _choice(question: Question, measured: tuple[PictureFacts, ...], index: int) -> tuple[dict[str, Any], int]:
     message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
     if question.tool is not None:
-        arguments = json.dumps(_fill(question.tool.get("parameters") or {}, measured, index))
+        arguments = json.dumps(fill(question.tool.get("parameters") or {}, measured, index, question.support))
         message["tool_calls"] = [
             {
                 "id": f"call_{index}",
@@ -260,11 +255,15 @@ def _as_choice(index: int, message: dict[str, Any], finish: str) -> dict[str, An
 
 def _text(question: Question, measured: tuple[PictureFacts, ...], index: int) -> str:
     wanted = question.response_format or {}
+    schema = schema_in_text(question.text)
+    if schema is not None and wanted.get("type") in (None, "text", "json_object"):
+        found = json.dumps(fill(schema, measured, index, question.support))
+        return found if wanted.get("type") == "json_object" else f"This is the label:\n```json\n{found}\n```"
     if wanted.get("type") == "json_object":
         return json.dumps({"pictures": [m.facts() for m in measured]})
     if wanted.get("type") == "json_schema":
         schema = (wanted.get("json_schema") or {}).get("schema") or {}
-        return json.dumps(_fill(schema, measured, index))
+        return json.dumps(fill(schema, measured, index, question.support))
     if not measured:
         return "The built-in describer was given no picture, and it is no language model."
     return "\n".join(describe(m, index) for m in measured)
@@ -280,30 +279,3 @@ def _cut(text: str, question: Question) -> tuple[str, str]:
             text = text[: -max(1, (text_tokens(text) - question.max_tokens))]
         return text, "length"
     return text, "stop"
-
-
-def _fill(schema: dict[str, Any], measured: tuple[PictureFacts, ...], variant: int) -> Any:
-    """A value that fits a JSON schema, plainly: descriptions for text, measurements where a name asks for one."""
-    if "enum" in schema:
-        return schema["enum"][0]
-    if "const" in schema:
-        return schema["const"]
-    kind = schema.get("type", "object")
-    kind = next((k for k in kind if k != "null"), "null") if isinstance(kind, list) else kind
-    if kind == "object":
-        facts: dict[str, Any] = measured[0].facts() if measured else {}
-        return {
-            name: facts[name] if name in facts else _fill(inner, measured, variant)
-            for name, inner in (schema.get("properties") or {}).items()
-        }
-    if kind == "array":
-        return [_fill(schema.get("items") or {"type": "string"}, measured, variant)]
-    plain = {
-        "integer": len(measured),
-        "number": measured[0].brightness if measured else 0.0,
-        "boolean": bool(measured),
-        "null": None,
-    }
-    if kind in plain:
-        return plain[kind]
-    return describe(measured[0], variant) if measured else "no picture"

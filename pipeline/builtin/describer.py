@@ -41,6 +41,11 @@ class PictureFacts:
             return "square"
         return "landscape" if ratio > 1 else "portrait"
 
+    @property
+    def brightness_word(self) -> str:
+        """dark, medium or bright."""
+        return {"of medium brightness": "medium"}.get(word := _brightness_word(self.brightness), word)
+
     def facts(self) -> dict[str, object]:
         """What was measured, in words."""
         return asdict(self) | {"shape": self.shape}

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from .completions import BadRequest, Question, answer, events, look, prompt_tokens, read_question
 from .describer import PictureFacts
+from .structured import ALL_FORMS, FormSupport
 
 T = TypeVar("T")
 
@@ -29,7 +30,7 @@ class EndpointSettings:
     """key: None accepts any. limits a minute: None for none. faults: name -> share of the requests.
 
     starts_empty: the quota was used up just before. says_limits: with x-ratelimit headers; without, a
-    limit shows in its 429s only.
+    limit shows in its 429s only. forms: what it takes of response_format and tools.
     """
 
     key: str | None = None
@@ -42,6 +43,7 @@ class EndpointSettings:
     keeps_ledger: bool = False
     starts_empty: bool = False
     says_limits: bool = True
+    forms: FormSupport = ALL_FORMS
 
 
 class Quota:
@@ -125,7 +127,7 @@ class BuiltinEndpoint:
     async def _respond(self, request: web.Request, raw: bytes) -> web.StreamResponse:
         if refusal := self._check_key(request):
             return refusal
-        question = await asyncio.to_thread(read_question, raw)
+        question = await asyncio.to_thread(read_question, raw, self._settings.forms)
         if self._settings.models and question.model not in self._settings.models:
             raise BadRequest(
                 f"The model `{question.model}` does not exist or you do not have access to it.",

@@ -16,6 +16,7 @@ from ..nouns.config import RunConfig
 from ..nouns.errors import UsageError
 from ..nouns.labels import Correction, Label, LabelColumn, Reading, RequestForm, Way
 from ..nouns.rows import Choice
+from ..rules.tokens import text_tokens
 from .classes import LabelClass, fold, read_classes
 from .coerce import coerced
 from .columns import column_values, columns_of
@@ -126,6 +127,12 @@ class LabelTask:
     @cached_property
     def _columns(self) -> dict[str, LabelColumn]:
         return {} if self._classes or self._is_wrapped else columns_of(self.sent)
+
+    @property
+    def text_tokens(self) -> int:
+        """About what the form of the first way adds to a prompt, schema included."""
+        form = self.form(self.ways[0])
+        return text_tokens(form.text) + text_tokens(form.parameters_text)
 
     # ---- reading
 

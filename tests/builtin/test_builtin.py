@@ -139,7 +139,9 @@ def test_max_tokens_and_stop_end_an_answer(base_url):
 
 def test_response_formats_and_tools(base_url):
     """JSON when JSON is asked for, a value for every property of a schema, a call when a tool is forced."""
-    _, answer, _ = post(base_url, question(response_format={"type": "json_object"}))
+    _, answer, _ = post(
+        base_url, question(text="Describe it in JSON.", response_format={"type": "json_object"})
+    )
     assert json.loads(answer["choices"][0]["message"]["content"])["pictures"][0]["width"] == 640
     schema = {
         "type": "object",

@@ -20,6 +20,7 @@ from captionmill.nouns.errors import (
     RunError,
     ServerBusy,
     TransientError,
+    WayRefused,
 )
 from captionmill.nouns.rows import HttpAnswer
 from captionmill.rules.error_table import BY_STATUS, PAGES, RULES, may_be_billed, read_error
@@ -249,9 +250,10 @@ def test_the_kind_of_a_journal_that_sqlite_cannot_use(cause, kind):
 
 
 def test_only_what_may_pass_is_a_transient_error():
-    """The three classes that are tried again, and no fourth."""
+    """The three classes that are tried again, and a refused way of asking, which is asked in another one."""
     assert {k.error for k in KINDS.values() if issubclass(k.error, TransientError)} == {
         RateLimited,
         ServerBusy,
         ConnectionLost,
+        WayRefused,
     }

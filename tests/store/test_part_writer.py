@@ -78,7 +78,7 @@ def test_a_part_that_fails_is_tried_again_after_a_pause(tmp_path, clock, monkeyp
     """Its answers stay in the journal meanwhile, and rows are recorded as before."""
     real, failures = parts.write_table, []
 
-    def fail(path, records) -> int:
+    def fail(path, _records, _label_columns) -> int:
         failures.append(path)
         raise RunError("full", kind="disk")
 
