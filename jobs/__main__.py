@@ -15,7 +15,7 @@ from .output import silence
 from .signals import leave_at_once, raise_interrupts
 
 # A new command takes one line here and one file, jobs/NAME.py with a function main(argv) -> exit code:
-# label belongs to work, review to look, export to a group of its own.
+# label belongs to work, review to look.
 GROUPS = {
     "work": {
         "caption": "caption a folder or a manifest; run the same command again to resume",
@@ -25,6 +25,7 @@ GROUPS = {
         "status": "progress, tokens and cost of a run, also while it is running",
         "report": "rows, tokens, cost and errors of one run or several; writes report.html",
         "gallery": "static pages with image, caption, tokens and cost of each row",
+        "export": "write the answers as .txt beside the pictures, or in the formats of trainers and other tools",
     },
     "serve": {
         "serve": "run the built-in endpoint, to rehearse a run",

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "pictures": {"nouns", "pictures"},
     "store": {"nouns", "store"},
     "accounts": {"nouns", "rules", "vision", "edges", "sources", "pictures", "store", "accounts"},
+    "exports": {"nouns", "pictures", "store", "accounts", "exports"},
     "pages": {"nouns", "pictures", "store", "accounts", "pages"},
     "wiring": {"nouns", "rules", "vision", "edges", "sources", "pictures", "store", "accounts", "wiring"},
     "builtin": {"rules", "vision", "builtin"},
