@@ -40,7 +40,7 @@ def _parser() -> Parser:
         "--to",
         default="",
         metavar="FORMAT,...",
-        help="txt, caption, kohya, kohya-json, csv, jsonl, chat, axolotl, llava",
+        help="txt, caption, kohya, kohya-json, csv, jsonl, chat, axolotl, llava, metadata, parquet, webdataset, diffusion-pipe, label-studio, coco, xmp, alt-text",
     )
     add(
         "--out",
@@ -71,6 +71,19 @@ def _parser() -> Parser:
     )
     add("--overwrite", action="store_true", help="also replace files that no export wrote")
     add("--append", action="store_true", help="txt, caption: add the text to what is there, after a comma")
+    add(
+        "--pictures",
+        choices=("symlink", "hardlink", "copy"),
+        default="symlink",
+        help="metadata, diffusion-pipe with --out: how pictures get there [symlink]",
+    )
+    add(
+        "--shard-size",
+        type=positive,
+        default=500,
+        metavar="MB",
+        help="webdataset, parquet: megabytes of pictures in a shard [500]",
+    )
     _add_text_settings(parser)
     return parser
 
@@ -121,7 +134,7 @@ def _export(arguments: Namespace) -> int:
         runs=arguments.run,
         formats=formats,
         selection=_selection(arguments),
-        options=Options(append=arguments.append),
+        options=Options(arguments.append, arguments.pictures, arguments.shard_size * 1_000_000),
         out=arguments.out,
         is_check=arguments.check,
         overwrite=arguments.overwrite,

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # what a file may import of ours, by the folder in which it lies
 MAY_IMPORT = {
     "nouns": {"nouns"},
-    "api": {"nouns", "accounts", "store", "wiring"},
+    "api": {"nouns", "accounts", "store", "wiring", "exports"},
     "rules": {"nouns", "rules"},
     "vision": {"nouns", "vision"},
     "edges": {"nouns"},
@@ -33,6 +33,7 @@ ROOMS = {
     "jinja2": {"pages.html"},
     "matplotlib": {"pages.plots"},
     "pyarrow": {"store.parts", "sources.parquet_file", "pages.selection", "pages.paging"}
+    | {"exports.shards", "exports.picture_files"}
     | {f"accounts.{room}" for room in ("dataset", "spent", "report", "grouping", "anomalies")},
     "fcntl": {"store.folder"},
     "numpy": {"pictures.metadata", "pictures.decode", "sources.manifest", "pages.selection", "pages.paging"}

@@ -1,6 +1,5 @@
 """Names of files in an export, from the names of pictures. Pure text."""
 
-# ruff: noqa: PTH  names are text throughout, a hundred thousand of them
 from __future__ import annotations
 
 import os
@@ -23,7 +22,7 @@ def inside(image: str) -> str:
 
 def with_extension(path: str, extension: str) -> str:
     """a/b.jpg -> a/b.txt. extension: with its dot."""
-    return os.path.splitext(path)[0] + extension  # noqa: PTH122  names may be undecodable; text throughout
+    return os.path.splitext(path)[0] + extension
 
 
 def shown(name: str) -> str:

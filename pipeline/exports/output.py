@@ -5,7 +5,6 @@ content (small files), or with its size and time (large ones). Lines are added b
 in between leaves no file that the next call takes for the user's.
 """
 
-# ruff: noqa: PTH  names are text throughout, a hundred thousand of them
 from __future__ import annotations
 
 import contextlib
@@ -126,9 +125,9 @@ class Output:
             return
         if not self.is_check:
             self._note(path, content)
-            self._make_folder(os.path.dirname(path))  # noqa: PTH120  names may be undecodable
+            self._make_folder(os.path.dirname(path))
             temporary = _temporary(path)
-            with open(temporary, "wb") as file:  # noqa: PTH123
+            with open(temporary, "wb") as file:
                 file.write(content)
             if not _publish(temporary, path, is_new=before is None):
                 self._refuse(path)
@@ -190,7 +189,7 @@ class Output:
         if self.is_check:
             return True
         try:
-            self._make_folder(os.path.dirname(path))  # noqa: PTH120
+            self._make_folder(os.path.dirname(path))
             if how == "copy":
                 _copy(source, path)
             elif how == "hardlink":
@@ -219,7 +218,7 @@ class Output:
 
     def _make_folder(self, folder: str) -> None:
         if folder and folder not in self._folders:
-            os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+            os.makedirs(folder, exist_ok=True)
             self._folders.add(folder)
 
     def _count(self, *, is_new: bool) -> None:
@@ -239,7 +238,7 @@ def _digest(path: str, mark: bytes) -> bytes:
 
 def _read(path: str) -> bytes | None:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError:
         return None
@@ -247,7 +246,7 @@ def _read(path: str) -> bytes | None:
 
 def _stat_mark(path: str) -> bytes | None:
     try:
-        info = os.stat(path)  # noqa: PTH116
+        info = os.stat(path)
     except FileNotFoundError:
         return None
     return f"{info.st_size} {info.st_mtime_ns}".encode()
@@ -255,13 +254,13 @@ def _stat_mark(path: str) -> bytes | None:
 
 def _temporary(path: str) -> str:
     """In the same folder; short, so that a name of 255 bytes works."""
-    return os.path.join(os.path.dirname(path), f".captionmill-{os.getpid()}.tmp")  # noqa: PTH118, PTH120
+    return os.path.join(os.path.dirname(path), f".captionmill-{os.getpid()}.tmp")
 
 
 def _publish(temporary: str, path: str, *, is_new: bool) -> bool:
     """Give a whole file its name. is_new: only where none has it. Returns False where another was faster."""
     if not is_new:
-        os.replace(temporary, path)  # noqa: PTH105
+        os.replace(temporary, path)
         return True
     try:
         os.link(temporary, path)
@@ -270,18 +269,18 @@ def _publish(temporary: str, path: str, *, is_new: bool) -> bool:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV):
             raise
-        os.rename(temporary, path)  # noqa: PTH104  a file system without hard links: FAT
+        os.rename(temporary, path)
         return True
     finally:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)  # noqa: PTH108
+            os.unlink(temporary)
     return True
 
 
 def _is_same(source: str, path: str) -> bool:
     if os.path.samefile(source, path):
         return True
-    a, b = os.stat(source), os.stat(path)  # noqa: PTH116
+    a, b = os.stat(source), os.stat(path)
     return not os.path.islink(path) and (a.st_size, a.st_mtime_ns) == (b.st_size, b.st_mtime_ns)
 
 

@@ -1,6 +1,5 @@
 """txt, caption: the text beside its picture, or under --out in the same folders; one file a picture."""
 
-# ruff: noqa: PTH  names are text throughout, a hundred thousand of them
 from __future__ import annotations
 
 import hashlib
@@ -31,7 +30,7 @@ class Sidecar:
             if (path := self.path(work, entry)) is None:
                 work.output.summary.skip("the picture is a URL: --out is needed", entry.id)
                 continue
-            if work.out is None and not os.path.isdir(os.path.dirname(path)):  # noqa: PTH112, PTH120
+            if work.out is None and not os.path.isdir(os.path.dirname(path)):
                 work.output.summary.skip("the picture's folder is gone", path)
                 continue
             work.output.summary.rows += 1
@@ -44,7 +43,7 @@ class Sidecar:
         picture = entry.pictures[0]
         if work.out is not None:
             name = picture.name.partition("://")[2] if picture.path is None else picture.name
-            return with_extension(os.path.join(work.out, inside(name)), self.extension)  # noqa: PTH118
+            return with_extension(os.path.join(work.out, inside(name)), self.extension)
         return None if picture.path is None else with_extension(picture.path, self.extension)
 
     def _appended(self, work: Work, path: str, text: bytes) -> bytes:

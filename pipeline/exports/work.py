@@ -17,10 +17,12 @@ NO_TEXT = "no text"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """append: add to the text of a .txt that is there. pictures: how pictures get below the target."""
+    """append: add to the text of a .txt that is there. pictures: how pictures get below the target.
+    shard_bytes: of the pictures in one shard of webdataset and parquet."""
 
     append: bool = False
     pictures: Literal["symlink", "hardlink", "copy"] = "symlink"
+    shard_bytes: int = 500_000_000
 
 
 @dataclass(frozen=True, slots=True)

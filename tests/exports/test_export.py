@@ -73,7 +73,9 @@ def test_nothing_of_the_user_is_overwritten(tmp_path):
     assert export(folder, "txt", overwrite=True).changed == 2
 
 
-@pytest.mark.parametrize("to", ["kohya", "csv", "chat", "llava", "jsonl", "axolotl", "kohya-json"])
+@pytest.mark.parametrize(
+    "to", ["kohya", "csv", "chat", "llava", "jsonl", "axolotl", "kohya-json", "parquet", "webdataset"]
+)
 def test_one_file_is_written_once(tmp_path, to):
     """The same rows again write nothing; an edited file stays; new rows replace our own."""
     folder = run_of(tmp_path, {"0.png": HOSTILE})
