@@ -15,7 +15,7 @@ from .output import make_printable, silence
 from .signals import leave_at_once, raise_interrupts
 
 # A new command takes one line here and one file, jobs/NAME.py with a function main(argv) -> exit code:
-# review belongs to look, export to a group of its own.
+# review belongs to look.
 GROUPS = {
     "work": {
         "caption": "caption a folder or a manifest; run the same command again to resume",
@@ -27,6 +27,7 @@ GROUPS = {
         "report": "rows, tokens, cost and errors of one run or several; writes report.html",
         "models": "models of an endpoint, with price and image rule of each",
         "gallery": "static pages with image, caption, tokens and cost of each row",
+        "export": "write the answers as .txt beside the pictures, or in the formats of trainers and other tools",
     },
     "serve": {
         "serve": "run the built-in endpoint, to rehearse a run",

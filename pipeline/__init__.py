@@ -15,10 +15,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import Run, caption, load, plan
+    from .api import Run, caption, export, load, plan, report
 
 __version__ = "0.1.0"
-__all__ = ["Run", "__version__", "caption", "load", "plan"]
+__all__ = ["Run", "__version__", "caption", "export", "load", "plan", "report"]
 
 
 def __getattr__(name: str) -> Any:

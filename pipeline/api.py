@@ -17,6 +17,10 @@ from pydantic import ValidationError
 from .accounts import dataset
 from .accounts.plan import Options, Plan, make_plan
 from .accounts.report import Report, read_report
+from .exports.caption_text import TextSettings
+from .exports.output import Summary
+from .exports.rows import Selection
+from .exports.run import Order, run_export
 from .nouns.config import RunConfig
 from .nouns.console import Console, Silent
 from .nouns.errors import UsageError
@@ -107,6 +111,38 @@ def load(run: str | Path | Run, *, failures: bool = False) -> pd.DataFrame:
     frames = [table.to_pandas() for table in tables] or [parts.SCHEMA.empty_table().to_pandas()]
     frame: pd.DataFrame = pd.concat(frames, ignore_index=True)
     return frame
+
+
+def export(
+    run: str | Path | Run,
+    to: str,
+    *,
+    out: str | Path | None = None,
+    text: str = "content",
+    overwrite: bool = False,
+    **settings: Any,
+) -> Summary:
+    """Write the answers in the format of another tool, as `captionmill export` does: what is new or changed.
+
+    to: a format of docs/exports.md. out: a folder, None for the usual place. text: the column that is written.
+    overwrite: also files that no export wrote. settings: fields of `TextSettings`, as trigger="ohwx". Returns what
+    was written and what was skipped. Raises UsageError for a wrong format, column or setting, RunError for the disk.
+    """
+    path = run.path if isinstance(run, Run) else Path(run)
+    try:
+        selection = Selection(text=text, settings=TextSettings(**settings))
+    except TypeError as error:
+        raise UsageError(f"export: {error}") from None
+    place = None if out is None else Path(out)
+    return run_export(Order([path], [to], selection, out=place, overwrite=overwrite))[to]
+
+
+def report(*runs: str | Path | Run, by: tuple[str, ...] = ("model",)) -> Report:
+    """Rows, tokens, money and errors of one run or several, also while they are running.
+
+    by: the columns to group by. Raises UsageError where there is no run, RunError where one is damaged.
+    """
+    return read_report([RunFolder(run.path if isinstance(run, Run) else Path(run)) for run in runs], by)
 
 
 def _config(settings: dict[str, Any]) -> RunConfig:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # what a file may import of ours, by the folder in which it lies
 MAY_IMPORT = {
     "nouns": {"nouns"},
-    "api": {"nouns", "accounts", "store", "wiring"},
+    "api": {"nouns", "accounts", "store", "wiring", "exports"},
     "rules": {"nouns", "rules"},
     "labels": {"nouns", "rules", "labels"},
     "vision": {"nouns", "vision"},
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "pictures": {"nouns", "pictures"},
     "store": {"nouns", "store"},
     "accounts": {"nouns", "rules", "labels", "vision", "edges", "sources", "pictures", "store", "accounts"},
+    "exports": {"nouns", "pictures", "store", "accounts", "exports"},
     "pages": {"nouns", "pictures", "store", "accounts", "pages"},
     "wiring": {
         "nouns",
@@ -45,6 +46,7 @@ ROOMS = {
     "jinja2": {"pages.html"},
     "matplotlib": {"pages.plots"},
     "pyarrow": {"store.parts", "sources.parquet_file", "pages.selection", "pages.paging", "pages.gallery"}
+    | {"exports.shards", "exports.picture_files"}
     | {f"accounts.{room}" for room in ("dataset", "spent", "report", "grouping", "anomalies")},
     "fcntl": {"store.folder"},
     "numpy": {
