@@ -25,7 +25,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,6 +148,11 @@ def _line(node: ast.AST) -> str:
 
 
 def _alternatives(node: ast.stmt | ast.expr) -> Iterator[ast.AST]:
+    yield from _other_expressions(node)
+    yield from _other_statements(node)
+
+
+def _other_expressions(node: ast.AST) -> Iterator[ast.AST]:
     match node:
         case ast.Compare(ops=[op]):
             for swap in SWAPS[type(op)]:
@@ -166,6 +170,11 @@ def _alternatives(node: ast.stmt | ast.expr) -> Iterator[ast.AST]:
         case ast.Constant(value=int() | float()):
             for step in (1, -1):
                 yield ast.copy_location(ast.Constant(node.value + step), node)
+
+
+def _other_statements(node: ast.AST) -> Iterator[ast.AST]:
+    """The conditions of if, while and x if y else z are here too."""
+    match node:
         case ast.If() | ast.While() | ast.IfExp() if not isinstance(
             node.test, (ast.Compare, ast.UnaryOp, ast.Constant)
         ):
@@ -210,8 +219,6 @@ def run_tests(guards: list[str], log: Path, most_s: float) -> tuple[bool | None,
     if child == 0:
         try:
             _pytest(guards, log)
-        except BaseException:
-            traceback.print_exc()
         finally:  # also after an error: a fork must not go on as its parent
             os._exit(70)
     while (taken := time.monotonic() - started) < most_s:
