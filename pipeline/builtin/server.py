@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from .completions import BadRequest, Question, answer, events, look, prompt_tokens, read_question
+from .completions import Question, answer, events, look, prompt_tokens, read_question
 from .describer import PictureFacts
+from .refusal import BadRequest
 from .structured import ALL_FORMS, FormSupport
 
 T = TypeVar("T")

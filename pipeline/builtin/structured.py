@@ -43,7 +43,8 @@ ALL_FORMS = FormSupport()
 def check_form(body: dict[str, Any], text: str, support: FormSupport) -> None:
     """Raises BadRequest for a form that is not supported, in the words of the servers that do so. text: of all messages."""
     wanted = body.get("response_format")
-    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    wanted = wanted if isinstance(wanted, dict) else {}
+    kind = wanted.get("type")
     if kind in ("json_schema", "json_object"):
         if {"json_schema": "schema", "json_object": "json"}[kind] not in support.forms:
             raise BadRequest("This response_format type is unavailable now", param="response_format")
