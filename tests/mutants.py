@@ -3,7 +3,7 @@
     python tests/mutants.py pipeline/rules/budget.py [MODULE ...] [--sample N --seed S] [--line L]
 
 Each mutant goes into a scratch copy of the package, never into the checkout. The tests that guard the module (GUARDS)
- A mutant is
+run in a process of their own for each mutant. A mutant is
 killed when a test fails or when the tests take far longer than without it. Survivors are printed as line, old -> new:
 read each one and write the missing test, or say why it is equivalent. This is no part of CI: tens of minutes for all.
 

@@ -200,6 +200,15 @@ def test_backoff_grows_to_a_minute():
         assert 0.9 * longest < max(waits) <= longest
 
 
+def test_rows_refused_together_come_back_apart():
+    """After a pause that the server asked for: from at once to the backoff, and never above twice the pause and half a second."""
+    backoff = Backoff(random.Random(1))
+    waits = [backoff.scatter_seconds(20, 0.0) for _ in range(200)]
+    assert 0.0 <= min(waits) < 0.05
+    assert 0.45 < max(waits) <= 0.5
+    assert max(backoff.scatter_seconds(1, 100.0) for _ in range(200)) <= 0.5
+
+
 def test_tools_and_schemas_count_in_the_prompt():
     """They are sent with every row and billed as text."""
     from captionmill.nouns.config import RunConfig
