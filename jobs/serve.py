@@ -55,6 +55,20 @@ def _parser() -> Parser:
     parser.add_argument(
         "--model", action="append", default=[], help="a model that it knows; may be repeated [any model]"
     )
+    _add_form_flags(parser)
+    parser.add_argument(
+        "--key-env", metavar="NAME", help="environment variable with the only accepted key [any key]"
+    )
+    parser.rare(
+        parser.add_argument("--seed", type=int, default=0, help="random seed of latency and faults [0]")
+    )
+    parser.rare(
+        parser.add_argument("--ledger", action="store_true", help="count answers per request, for /stats")
+    )
+    return parser
+
+
+def _add_form_flags(parser: Parser) -> None:
     parser.rare(
         parser.add_argument(
             "--structured-support",
@@ -81,16 +95,6 @@ def _parser() -> Parser:
             help="share (0 to 1) of images that get a wrong class on purpose [0]",
         )
     )
-    parser.add_argument(
-        "--key-env", metavar="NAME", help="environment variable with the only accepted key [any key]"
-    )
-    parser.rare(
-        parser.add_argument("--seed", type=int, default=0, help="random seed of latency and faults [0]")
-    )
-    parser.rare(
-        parser.add_argument("--ledger", action="store_true", help="count answers per request, for /stats")
-    )
-    return parser
 
 
 def _settings(arguments: Namespace) -> EndpointSettings:

@@ -114,7 +114,8 @@ class Attempts:
         self._accounting.no_label(trace.answers)
         if trace.is_unfinished and self._drain.is_stopping:
             return None
-        failure = Failure(kind="invalid_label", message=reading.problem)
+        invalid = RowError(reading.problem, kind="invalid_label")
+        failure = Failure(invalid.kind, str(invalid))
         return Ended(_outcome(trace, _all_choices(trace.answers), failure), trace.endpoint)
 
     def row_ended(self, endpoint: Endpoint, failure: Failure | None) -> None:
