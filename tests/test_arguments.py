@@ -225,7 +225,7 @@ def flags_in(text: str) -> set[str]:
 MOST_NEEDED = {
     *("--help", "--help-all", "--output", "--config", "--limit", "--retry-failed"),
     *("--model", "--prompt", "--prompt-file", "--max-tokens", "--base-url", "--api-key-env"),
-    *("--tpm", "--rpm", "--concurrency", "--budget-usd"),
+    *("--tpm", "--rpm", "--concurrency", "--budget-usd", "--labels", "--schema"),
 }
 
 
@@ -307,7 +307,7 @@ def test_a_help_loads_no_heavy_library(argv):
     """It is there at once: the settings need pydantic, and only where a command has them."""
     modules = loaded(*argv)
     assert modules & set(HEAVY) == set()
-    assert ("pydantic" in modules) == (argv[0] in ("caption", "plan"))
+    assert ("pydantic" in modules) == (argv[0] in ("caption", "label", "plan"))
 
 
 def test_the_caption_path_loads_neither_pandas_nor_matplotlib(tmp_path):
