@@ -88,7 +88,14 @@ def run_block(block: re.Match[str], page: Path, folder: Path, env: dict[str, str
 def test_no_example_has_lost_its_mark():
     """So many blocks a page are run, or written to a file for those that are."""
     counts = {page.name: len(BLOCK.findall(TEXT[page])) for page in EXAMPLES}
-    shown = {"README.md": 5, "README.zh-CN.md": 6, "money.md": 3, "output.md": 1, "sources.md": 1}
+    shown = {
+        "README.md": 5,
+        "README.zh-CN.md": 6,
+        "exports.md": 1,
+        "money.md": 3,
+        "output.md": 1,
+        "sources.md": 1,
+    }
     assert {name: count for name, count in counts.items() if count} == shown
 
 
