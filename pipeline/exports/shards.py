@@ -19,7 +19,7 @@ from .picture_files import NO_PICTURE, with_picture
 from .rows import Entry
 from .work import Work, location
 
-_GROUP_BYTES = 32_000_000  # of pictures in memory at once
+_GROUP_BYTES = 8_000_000  # of pictures in memory at once
 _JSON_COLUMNS = ("id", "prompt", "label", "model")
 _Row = tuple[Entry, str, int]  # with the picture's path and bytes
 _LABELS_MOST = 1000  # more are no classes
@@ -103,7 +103,9 @@ class HuggingFaceParquet:
             path = work.target / f"train-{number:05d}.parquet"
             with work.output.large(path, mark + repr(labels).encode()) as temporary:
                 if temporary is not None:
-                    with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+                    with pq.ParquetWriter(
+                        temporary, schema, compression="none", use_dictionary=False
+                    ) as writer:
                         for records in self._groups(work, rows, labels):
                             writer.write_table(pa.Table.from_pylist(records, schema))
 

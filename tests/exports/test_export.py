@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
 from bench import write
 from captionmill.exports.caption_text import TextSettings
+from captionmill.exports.formats import FORMATS
 from captionmill.exports.names import inside
 from captionmill.exports.rows import Selection
 from captionmill.exports.run import Order, run_export
@@ -17,7 +19,7 @@ from captionmill.nouns.errors import UsageError
 from captionmill.nouns.rows import Choice, Outcome, Reply, Row, Usage
 from captionmill.sources.text import printable
 from captionmill.store.folder import RunFolder
-from commands import captionmill, draw_pictures
+from commands import ROOT, captionmill, draw_pictures
 
 AT = 1_763_000_000.0
 HOSTILE = 'line one\nline two\u2028three "quoted" \ttab \0 NUL \u202eRTL 🌊 =1+1 <a>&amp;]]>'
@@ -173,3 +175,22 @@ def test_the_command(tmp_path):
     assert (done.returncode, (tmp_path / "out/0.txt").read_text()) == (0, "The image shows a boat."), (
         done.stderr
     )
+
+
+def test_each_line_of_the_table_of_tools_runs(tmp_path):
+    """docs/exports.md names a command for each tool; each runs, and together they name every format."""
+    commands = re.findall(
+        r"\| `captionmill export RUN (--to [^`]+)` \|", (ROOT / "docs/exports.md").read_text()
+    )
+    formats = set()
+    for number, flags in enumerate(commands):
+        folder = run_of(tmp_path / str(number), {"0.png": "one", "1.png": "two"})
+        line = flags.replace("DIR", str(tmp_path / str(number) / "out")).split()
+        done = captionmill("export", folder.path, *line)
+        assert (done.returncode, "wrote 0 new" in done.stdout) == (0, False), (
+            flags,
+            done.stdout,
+            done.stderr,
+        )
+        formats.add(line[1])
+    assert formats == set(FORMATS)
