@@ -103,7 +103,7 @@ def limit(folder: Path, rows: int | None, _repeat: int) -> None:
         ("captionmill --tpm 300000", (), tpm),
         ("... quota empty at the start", ("--empty",), tpm),
         ("captionmill, limit told by the server", (), ()),
-        ("captionmill, limit told by nobody", ("--silent",), ()),
+        ("captionmill, limit unknown", ("--silent",), ()),
     ):
         with builtin(*serve, *server_flags) as url:
             cost = (

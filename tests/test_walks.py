@@ -65,7 +65,7 @@ def test_walk_1_a_row(tmp_path):
 def test_walk_2_a_429(tmp_path):
     """A limit below what is asked: the run takes its time, every row is answered, hardly a 429.
 
-    Where nobody gave the limit and the quota is empty, 429s come, and no row fails for them.
+    Where no limit was given and the quota is empty, 429s come, and no row fails for them.
     """
     draw_pictures(tmp_path / "p", 36)
     # 255 tokens a picture and 20 of text and answer: 36 rows are 9,900 tokens

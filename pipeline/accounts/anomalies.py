@@ -49,7 +49,7 @@ class _Model:
 
     @property
     def is_flat(self) -> bool:
-        """As many for every picture, though the formula says otherwise: nobody counted."""
+        """As many for every picture, though the formula says otherwise: the server did not count."""
         low, high = self.formula
         return (
             self.answers >= _FEWEST

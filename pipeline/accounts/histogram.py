@@ -1,6 +1,6 @@
 """A histogram in bounded memory: the mean is exact, percentiles to within two per cent. Pure.
 
-The bounds of the bins grow by two per cent, so any number of values takes a few kilobytes, whatever their range.
+The bounds of the bins grow by two per cent, so any number of values takes a few kilobytes, for any range.
 """
 
 from __future__ import annotations

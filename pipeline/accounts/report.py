@@ -50,7 +50,7 @@ _COLUMNS = (
 # kinds of the account that are answers all the same: cut off and asked again, or without usage
 _ANSWERED = ("length", WITHOUT_USAGE)
 MOST_GROUPS = 100_000
-DEAREST = 12
+MOST_EXPENSIVE = 12
 EXAMPLES_A_KIND = 3
 _MINUTE_MS = 60_000
 _BUDGETS = ("budget_usd", "budget_tokens", "budget_requests")
@@ -184,7 +184,7 @@ class Report:
     unpriced_models: Counter[str] = field(default_factory=Counter)
     spreads: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in SPREADS})
     minutes: dict[int, Minute] = field(default_factory=dict)
-    dearest: list[Place] = field(default_factory=list)
+    most_expensive: list[Place] = field(default_factory=list)
     anomalies: Anomalies = field(default_factory=Anomalies)
     answered_last_minute: int = 0
     tokens_last_minute: int = 0
@@ -232,7 +232,7 @@ class Report:
         return {kind: s for kind, s in self.unanswered.items() if kind not in _ANSWERED}
 
     def lines(self) -> list[tuple[tuple[str, ...], Line]]:
-        """The groups, dearest first, then those with most tokens."""
+        """The groups, most expensive first, then those with most tokens."""
         named = [(tuple("-" if v is None else v for v in key), line) for key, line in self.groups.items()]
         return sorted(named, key=lambda item: (-(item[1].cost_usd or 0), -item[1].tokens, item[0]))
 
@@ -249,7 +249,7 @@ def read_report(
 
     by: names of groups, see grouping.py. prices: to compute all money anew by; None for what stands in the
     rows. own: prices of single endpoints for that, by their name in the column `endpoint`; they win. now: Unix seconds, for the rates of the last minute; None for the present. is_brief: without spreads,
-    minutes, dearest rows and anomalies, in a third of the time. Raises UsageError where a folder is no run
+    minutes, most expensive rows and anomalies, in a third of the time. Raises UsageError where a folder is no run
     folder or the runs are in several currencies, RunError where one is damaged.
     """
     reader = _Reader(Report(tuple(by)), keys(by), prices, time.time() if now is None else now, is_brief, own)
@@ -326,13 +326,13 @@ class _Reader:
             self._add_failures(table)
 
     def _keep_waiting_rows(self, folder: RunFolder, journal: Journal) -> None:
-        """The dearest rows that are in no part yet, as they are now."""
-        if not any(p.folder is folder and p.part is None for p in self.report.dearest):
+        """The most expensive rows that are in no part yet, as they are now."""
+        if not any(p.folder is folder and p.part is None for p in self.report.most_expensive):
             return
         _, waiting = journal.snapshot()
-        self.report.dearest = [
+        self.report.most_expensive = [
             replace(p, record=waiting[p.number]) if p.folder is folder and p.part is None else p
-            for p in self.report.dearest
+            for p in self.report.most_expensive
         ]
 
     def _add_unanswered(self, journal: Journal, is_running: bool) -> None:
@@ -367,7 +367,7 @@ class _Reader:
         for name, spread in report.spreads.items():
             spread.add(_floats(table[name]))
         self._add_minutes(table)
-        self._add_dearest(table, folder, part)
+        self._add_most_expensive(table, folder, part)
         report.anomalies.add(table, settings)
 
     def _add_groups(self, table: pa.Table) -> None:
@@ -404,7 +404,7 @@ class _Reader:
                 minute.tokens += group["tokens_sum"] or 0
                 minute.cost_usd += group["cost_sum"] or 0
 
-    def _add_dearest(self, table: pa.Table, folder: RunFolder, part: Path | None) -> None:
+    def _add_most_expensive(self, table: pa.Table, folder: RunFolder, part: Path | None) -> None:
         """By money; where nothing has a price, by tokens."""
         first, self._numbers[part] = self._numbers[part], self._numbers[part] + table.num_rows
         weights = np.nan_to_num(_floats(table["cost_usd"]))
@@ -413,9 +413,11 @@ class _Reader:
             weights = (
                 np.nan_to_num(_floats(table["prompt_tokens"]) + _floats(table["completion_tokens"])) * 1e-15
             )
-        most = np.argsort(-weights, kind="stable")[:DEAREST]
+        most = np.argsort(-weights, kind="stable")[:MOST_EXPENSIVE]
         places = [Place(float(weights[n]), folder, part, first + int(n)) for n in most]
-        self.report.dearest = heapq.nlargest(DEAREST, [*self.report.dearest, *places], key=lambda p: p.weight)
+        self.report.most_expensive = heapq.nlargest(
+            MOST_EXPENSIVE, [*self.report.most_expensive, *places], key=lambda p: p.weight
+        )
 
     # ---- failed rows
 

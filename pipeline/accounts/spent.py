@@ -55,7 +55,7 @@ def _check_prices(config: RunConfig, prices: PriceBook) -> None:
     unpriced = [model for model, own in models if prices.rates((model,), own) is None]
     if unpriced:
         raise UsageError(
-            f"--budget-usd: no price is known for {', '.join(dict.fromkeys(unpriced))}, so nobody could say when it"
+            f"--budget-usd: no price is known for {', '.join(dict.fromkeys(unpriced))}, so the run could not tell when it"
             f' is spent. Give one in the TOML ([prices."{unpriced[0]}"] input = ..., output = ..., per million'
             " tokens), or hold the run by --budget-tokens"
         )
@@ -86,7 +86,7 @@ def spent_before(folder: RunFolder, prices: PriceBook, own: OwnPrices) -> Spendi
 
 
 def _tokens(table: pa.Table) -> int:
-    """As the run counts them: never less than prompt and answer together, whatever the total says."""
+    """As the run counts them: never less than prompt and answer together, at any total."""
     both = pc.add(table["prompt_tokens"], table["completion_tokens"])
     counted = pc.if_else(_has_usage(table), pc.max_element_wise(both, table["total_tokens"]), None)
     return pc.sum(pc.coalesce(counted, table["estimated_tokens"])).as_py() or 0

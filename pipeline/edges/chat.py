@@ -192,7 +192,7 @@ class ChatClient:
             raise self._lost(error) from None
 
     async def _post(self, body: bytes) -> HttpAnswer:
-        """Over a connection that the server is just closing, once more at once: nobody has read the request."""
+        """Over a connection that the server is just closing, once more at once: the server has not read the request."""
         assert self._session is not None, "use `async with`"  # noqa: S101
         for is_last in (False, True):
             data = body if len(body) < _ONE_PIECE_BYTES else io.BytesIO(body)

@@ -26,7 +26,7 @@ def with_extension(path: str, extension: str) -> str:
 
 
 def shown(name: str) -> str:
-    """For a message: one line, whatever the name holds, and not too long."""
+    """For a message: one line for any name, and not too long."""
     text = name.encode("utf-8", "backslashreplace").decode().encode("unicode_escape").decode()
     readable = name if name.isprintable() else text
     return readable if len(readable) <= 120 else f"{readable[:80]}...{readable[-30:]}"

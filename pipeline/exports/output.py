@@ -1,4 +1,4 @@
-"""Files of an export: whole or not at all, never over a file of somebody else, and only what is new or changed.
+"""Files of an export: whole or not at all, never over another's file, and only what is new or changed.
 
 The ledger, RUN/exports/ledger, remembers what exports wrote. A file is ours where the ledger has its path with its
 content (small files), or with its size and time (large ones). Lines are added before a file gets its name, so a kill

@@ -145,7 +145,7 @@ class Kind:
     is_tried_elsewhere: another endpoint may answer what this one refused.
     is_unreachable: the request never reached the endpoint.
     may_clear: a person may fix it while the run waits, so the run tries again for a while.
-    bought_nothing: a whole answer came that nobody can read: billed, so it is asked again a few times at most.
+    bought_nothing: a whole answer came that cannot be read: billed, so it is asked again a few times at most.
     is_upgradable: the file is whole and of an older version.
     is_about_a_name: the endpoint's list of models may show the name that was meant.
     causes: errno numbers and primary names of SQLite's result codes that have this kind.

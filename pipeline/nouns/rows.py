@@ -164,7 +164,7 @@ class Usage:
 
     @property
     def spent_tokens(self) -> int | None:
-        """Never less than prompt and answer together, whatever the total says; None where one is not counted."""
+        """Never less than prompt and answer together, at any total; None where one is not counted."""
         if self.prompt_tokens is None or self.completion_tokens is None:
             return None
         return max(self.total_tokens or 0, self.prompt_tokens + self.completion_tokens)

@@ -113,7 +113,7 @@ def _distributions(report: Report) -> list[Chart]:
 
 def _most_expensive(report: Report) -> list[dict[str, Any]]:
     rows = []
-    for place in report.dearest:
+    for place in report.most_expensive:
         images = RunImages.of_run(place.folder.read_run())
         for row in read_rows([place], _ROW_COLUMNS):
             picture = data_url(images, row["image"][0]) if row["image"] else None

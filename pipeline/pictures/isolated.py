@@ -96,7 +96,7 @@ class Child(NamedTuple):
         return cls(process, process.stdin, process.stdout)  # type: ignore[arg-type]
 
     def end(self) -> int:
-        """Kill it, whatever it does. Returns its exit status: a negative number is the signal that ended it."""
+        """Kill it at once. Returns its exit status: a negative number is the signal that ended it."""
         if self.process.poll() is None:
             self.process.kill()
         status = self.process.wait()

@@ -1,4 +1,4 @@
-"""The token counts of an answer, under whatever names a server gives them. Pure."""
+"""The token counts of an answer, under any of the names that servers use. Pure."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ _LONGEST_WORDS = 200
 
 @dataclass(frozen=True, slots=True)
 class ErrorText:
-    """What an error body says, whatever envelope it came in. code and type may be empty.
+    """What an error body says, in any envelope. code and type may be empty.
 
     parameter: the setting that the server does not accept; empty where it names none.
     """

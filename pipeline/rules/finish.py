@@ -1,4 +1,4 @@
-"""What an answer's finish_reason means, whatever the server calls it. Pure."""
+"""What an answer's finish_reason means, in any server's words. Pure."""
 
 from __future__ import annotations
 

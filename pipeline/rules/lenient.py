@@ -1,6 +1,6 @@
 """A body that is no plain chat completion, read as the completion that it holds. Pure; only tried where JSON fails.
 
-A completion that arrived was billed, in whatever framing: a stream of server-sent events that nobody asked for
+A completion that arrived was billed, in any framing: a stream of server-sent events that were not asked for
 (unsloth#6570), JSON with `data: [DONE]` or other text behind it (9router#3492), comments before it, bytes that are not
 UTF-8, control characters in its strings, JSON in a JSON string, or wrapped in an object of the relay.
 """

@@ -114,7 +114,7 @@ class PriceBook:
     def rates(self, models: tuple[str | None, ...], own: Price | None = None) -> Rates | None:
         """The rates of the first of `models` that has some: in the user's table, else in the list of prices.
 
-        own: the price that the user gave for one endpoint; wins over both. None where nobody has a price.
+        own: the price that the user gave for one endpoint; wins over both. None where no price is known.
         """
         names = [model for model in models if model]
         if own is not None and own.input is not None:

@@ -53,7 +53,7 @@ class LeftOut(NamedTuple):
 def read_folder(folder: Path, left_out: LeftOut | None = None) -> Iterator[Record]:
     """One record an image, in natural order (2.jpg before 10.jpg), with its path relative to `folder`.
 
-    left_out: None to tell nobody. Hidden files and folders, run folders inside `folder`, and links back up are left
+    left_out: None for silence. Hidden files and folders, run folders inside `folder`, and links back up are left
     out silently. Raises UsageError where `folder` itself cannot be listed.
     """
     try:

@@ -46,7 +46,7 @@ def _encoding(first: bytes) -> tuple[bytes, str]:
 
 
 def text_chunks(path: Path) -> Iterator[str]:
-    """A text file piece by piece, whatever its lines are. Raises UsageError where it is not UTF-8 or UTF-16."""
+    """A text file piece by piece, with lines of any length. Raises UsageError where it is not UTF-8 or UTF-16."""
     with path.open("rb") as file:
         mark, encoding = _encoding(file.peek(4)[:4])
         file.read(len(mark))  # not seek: it may be a pipe

@@ -87,7 +87,7 @@ class Runner:
         except BaseException:
             self._drain.stopping.set()
             self._drain.cancel_waiting()
-            await self._drain.finished()  # what is in flight is paid for, whatever has happened
+            await self._drain.finished()  # what is in flight is paid for in any case
             raise
         finally:
             for task in tasks:

@@ -60,7 +60,7 @@ def test_rows_are_grouped_by(run, by, groups):
 
 
 def test_the_sums_are_those_of_the_dataset(run):
-    """Money to the last digit, tokens, averages an answer and a row, minutes, the dearest row first."""
+    """Money to the last digit, tokens, averages an answer and a row, minutes, the most expensive row first."""
     report = read_report([run])
     one = PriceBook().cost(("gpt-4o",), Usage(778, 50, 828, 8, 4))
     assert report.total.cost_usd == 10 * one
@@ -75,16 +75,16 @@ def test_the_sums_are_those_of_the_dataset(run):
     assert report.findings == []
 
 
-def test_the_dearest_rows_are_found_where_they_stand(tmp_path):
+def test_the_most_expensive_rows_are_found_where_they_stand(tmp_path):
     """In a part or still in the journal, each with its own columns."""
     folder = write(tmp_path / "run", [answer(n, prompt_tokens=100 + (n * 37) % 11) for n in range(11)])
     report = read_report([folder])
-    found = read_rows(report.dearest, ("id", "prompt_tokens"))
+    found = read_rows(report.most_expensive, ("id", "prompt_tokens"))
     assert [row["prompt_tokens"] for row in found] == sorted((100 + n for n in range(11)), reverse=True)
     assert sorted(int(row["id"]) for row in found) == list(range(11))
 
 
-def test_the_dearest_rows_stay_the_same_rows(tmp_path):
+def test_the_most_expensive_rows_stay_the_same_rows(tmp_path):
     """One that still waited in the journal is shown as it was, though a part is written meanwhile."""
     folder = write(tmp_path / "run", [answer(n, prompt_tokens=100 + n) for n in range(3)])
     report = read_report([folder])
@@ -94,7 +94,7 @@ def test_the_dearest_rows_stay_the_same_rows(tmp_path):
     journal.note_part(Part(0, 1, 3, 3))
     journal.commit([Entry("9", None, parts.to_record(answer(9), "gpt-4o"))])
     journal.close()
-    assert [row["id"] for row in read_rows(report.dearest, ("id",))] == ["2", "1", "0"]
+    assert [row["id"] for row in read_rows(report.most_expensive, ("id",))] == ["2", "1", "0"]
 
 
 def test_several_runs_are_one_report(tmp_path, run):

@@ -26,7 +26,7 @@ def first_line(folder: Path) -> dict[str, str]:
     found = {}
     for picture in pictures(folder):
         lines = picture.with_suffix(".txt").read_text(encoding="utf-8").split("\n")
-        assert lines[0].strip() and not any(lines[1:]), "a line that nobody reads"
+        assert lines[0].strip() and not any(lines[1:]), "a line that is not read"
         found[picture.name] = lines[0].strip()
     return found
 

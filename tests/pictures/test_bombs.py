@@ -123,7 +123,7 @@ def peak_of_children() -> int:
     ],
 )
 def test_a_picture_inside_a_picture_is_bounded(name, data, settings):
-    """Whatever container it is, the inner picture fails by name and takes less than half a gigabyte."""
+    """In any container the inner picture fails by name and takes less than half a gigabyte."""
     module._isolated.close()
     with pytest.raises(RowError, match=name) as caught:
         preparer(**settings).prepare(name, data)

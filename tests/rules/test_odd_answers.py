@@ -244,7 +244,7 @@ def test_what_an_empty_answer_is(message, is_empty):
     ],
 )  # fmt: skip
 def test_the_names_of_counts(usage, expected):
-    """By whatever names; zeros beside a count are no count."""
+    """By any of the names; zeros beside a count are no count."""
     assert read(json.dumps(WHOLE | {"usage": usage}).encode()).usage == expected
 
 

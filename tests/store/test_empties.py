@@ -1,4 +1,4 @@
-"""Answers without a caption: they are known, and a better answer takes the place of one exactly once, whatever happens."""
+"""Answers without a caption: they are known, and a better answer takes the place of one exactly once, also over a crash."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_usage_adds_up():
 )
 @pytest.mark.parametrize("further", [0, 2])
 def test_a_whole_answer_that_cannot_be_read_is_asked_again_a_few_times(answer, further):
-    """Each was billed: --max-unreadable-retries bounds them, whatever --max-retries says, and the account has the most
+    """Each was billed: --max-unreadable-retries bounds them at any --max-retries, and the account has the most
     that they may have cost."""
     chat = ScriptedChat(always(answer))
     bench = Bench(chat, 1, max_retries=8, max_unreadable_retries=further).run()

@@ -41,7 +41,7 @@ BROKEN_TO_OPEN = 5
 LONGEST_OPEN_SECONDS = 60.0
 # nothing but failures from the first request on is a wrong address more often than an outage
 FIRST_OUTAGE_SECONDS = 120.0
-# each was billed, so nobody waits for an outage to end
+# each was billed, so waiting for an outage to end is no use
 UNREADABLE_TO_STOP = 6
 STANDING_SECONDS = 25.0  # of nothing but refusals, before they are told
 TELL_AGAIN_SECONDS = 600.0
@@ -108,7 +108,7 @@ class CircuitBreaker:
         self._outage: _Outage | None = None  # None while the server says something of its own
 
     def answered(self) -> None:
-        """A completion came: whatever was wrong is over."""
+        """A completion came: the trouble is over."""
         self.has_answered = True
         self._refused_rows.clear()
         self.failed_rows = 0

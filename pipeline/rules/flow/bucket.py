@@ -15,7 +15,7 @@ It answers one question, `wait_seconds(now, amount)`, in one of two states.
 What a report is worth. A server writes `remaining` either when it admits a request or when it
 answers it, and we cannot tell which. With A = what we were granted after the request that brings
 the report, L = its latency, and U = what was granted in the last moments and may still be on its way,
-in whatever order it arrives, its level now is at least remaining - max(A - refill(L), U) and at most
+in any order of arrival, its level now is at least remaining - max(A - refill(L), U) and at most
 remaining + max(0, refill(L) - A). Our own account is kept while it lies between the two, and moved
 to the nearer end where it does not: a server that charges less than we reserve raises it, other users
 of the key lower it.
@@ -100,7 +100,7 @@ class TokenBucket:
         return wait if wait > EPSILON else 0.0
 
     def take(self, now: float, amount: float) -> Grant:
-        """Take `amount`, whatever is there."""
+        """Take `amount`; a debt stays where less is there."""
         self._advance(now)
         amount *= self._factor
         self._level -= amount
@@ -141,7 +141,7 @@ class TokenBucket:
         self.charge.refused(grant.amount)
 
     def empty(self, now: float) -> None:
-        """The server refused for want of this: whatever we thought was left is not there."""
+        """The server refused for want of this: what we thought was left is not there."""
         self._advance(now)
         self._level = min(self._level, 0.0)
 
@@ -171,7 +171,7 @@ class TokenBucket:
         self._updated = now
 
     def _in_transit(self, now: float, answered: Grant) -> float:
-        """What was granted so recently that the server may not have seen it, in whatever order it arrives."""
+        """What was granted so recently that the server may not have seen it, in any order of arrival."""
         since = now - TRANSIT_SECONDS
         own = answered.amount if answered.time > since else 0.0
         return self._window.since(since) - own

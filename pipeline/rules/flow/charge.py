@@ -53,7 +53,7 @@ class ChargeMeter:
         if self._mark is None or remaining >= FULL_SHARE * limit:
             self.restart(now, remaining, granted)
             if self._ratios and remaining >= FULL_SHARE * limit:
-                self._ratios.append(1.0)  # it has more than enough: whatever was learned is not so
+                self._ratios.append(1.0)  # it has more than enough: what was learned is not so
             return
         seconds, sent_since = now - self._mark.time, sent - self._mark.sent
         shortest = max(SHORTEST_MEASURE_SECONDS, SHORTEST_MEASURE_LATENCIES * latency_seconds)
