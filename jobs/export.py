@@ -69,6 +69,13 @@ def _parser() -> Parser:
         metavar="N",
         help="print the first N texts before and after, and write nothing",
     )
+    _add_file_settings(parser)
+    _add_text_settings(parser)
+    return parser
+
+
+def _add_file_settings(parser: Parser) -> None:
+    add = parser.add_argument
     add("--overwrite", action="store_true", help="also replace files that no export wrote")
     add("--append", action="store_true", help="txt, caption: add the text to what is there, after a comma")
     add(
@@ -84,8 +91,6 @@ def _parser() -> Parser:
         metavar="MB",
         help="webdataset, parquet: megabytes of pictures in a shard [500]",
     )
-    _add_text_settings(parser)
-    return parser
 
 
 def _add_text_settings(parser: Parser) -> None:

@@ -35,6 +35,7 @@ from ...nouns.errors import (
 )
 from ...nouns.rows import Failure
 from ..backoff import Backoff
+from .standing import StandingRefusals
 
 ACCOUNT_ERRORS_TO_STOP = 3
 BROKEN_TO_OPEN = 5
@@ -43,8 +44,6 @@ LONGEST_OPEN_SECONDS = 60.0
 FIRST_OUTAGE_SECONDS = 120.0
 # each was billed, so waiting for an outage to end is no use
 UNREADABLE_TO_STOP = 6
-STANDING_SECONDS = 25.0  # of nothing but refusals, before they are told
-TELL_AGAIN_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +100,7 @@ class CircuitBreaker:
         self._opened_at = float("-inf")  # seconds; attempts sent before it are no news
         self._refused_rows: list[str] = []  # ids, since the last answer; account errors
         self.failed_rows = 0  # since the last answer
-        # seconds; the first refusal since the last answer, and when the user was told; None without one
-        self._refused_since: float | None = None
-        self._told_at: float | None = None
-        self._last_words = ""  # of the last refusal
+        self.standing = StandingRefusals(settings.max_outage_seconds)
         self._outage: _Outage | None = None  # None while the server says something of its own
 
     def answered(self) -> None:
@@ -113,14 +109,8 @@ class CircuitBreaker:
         self._refused_rows.clear()
         self.failed_rows = 0
         self.shortened_until = None
-        self._refused_since = self._told_at = None
+        self.standing.answered()
         self._close()
-
-    def standing_refusal(self, now: float) -> str | None:
-        """The server's own words where nothing but refusals came for half a minute; None else."""
-        if self._refused_since is None or now - self._refused_since < STANDING_SECONDS:
-            return None
-        return f"no answer for {now - self._refused_since:,.0f} s, only refusals: {self._last_words}"
 
     def is_outage(self, error: AnswerError) -> bool:
         """Whether the request never got to an endpoint that once answered: no attempt was made."""
@@ -133,28 +123,9 @@ class CircuitBreaker:
         judgement = self._judge(error, row_id, attempt, sent_at, now, is_overload=is_overload)
         if isinstance(error, RowError) or judgement.give_up is not None:
             return judgement
-        return self._standing(error, judgement, now)
-
-    def _standing(self, error: AnswerError, judgement: Judgement, now: float) -> Judgement:
-        """Whether refusals stand: after how long they are told, and when they are too long."""
-        if self._refused_since is None:
-            self._refused_since = now
-        self._last_words = str(error)
-        seconds = now - self._refused_since
-        if seconds > self._settings.max_outage_seconds:
-            return Judgement(
-                give_up=RunError(
-                    f"{error} (no answer for {seconds:,.0f} s, only refusals; --max-outage)",
-                    kind=error.kind,
-                    http_status=error.http_status,
-                )
-            )
-        is_told = self._told_at is not None and now - self._told_at < TELL_AGAIN_SECONDS
-        if is_told or max(seconds, judgement.hold_seconds) < STANDING_SECONDS:
-            return judgement
-        self._told_at = now
-        wait = f", pausing for {judgement.hold_seconds:,.0f} s" if judgement.hold_seconds >= 1 else ""
-        return replace(judgement, note=f"no answer for {seconds:,.0f} s{wait}; the server says: {error}")
+        if give_up := self.standing.refused(error, now):
+            return Judgement(give_up=give_up)
+        return replace(judgement, note=self.standing.note(judgement.hold_seconds, now))
 
     def _judge(
         self, error: AnswerError, row_id: str, attempt: int, sent_at: float, now: float, *, is_overload: bool
@@ -213,7 +184,7 @@ class CircuitBreaker:
             return Judgement(asked)
         if self.shortened_until is None:
             self.shortened_until = now + longest
-            self._told_at = now  # flow control says so
+            self.standing.told(now)  # flow control says so
         elif sent_at >= self.shortened_until:
             return Judgement(
                 give_up=RunError(
@@ -254,7 +225,7 @@ class CircuitBreaker:
             )
         self._opened_at = now
         if not self.is_half_open:
-            self._told_at = now  # flow control says so
+            self.standing.told(now)  # flow control says so
         self.open_until = now + min(LONGEST_OPEN_SECONDS, max(1.0, down_seconds / 2))
         self.is_half_open = True
         outage.rows.clear()

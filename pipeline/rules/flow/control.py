@@ -145,7 +145,7 @@ class FlowControl:
             tokens_per_minute=min((limit for limit in limits if limit is not None), default=None),
             paused_seconds=max(0.0, self.limiter.closed_seconds(now), self.breaker.open_until - now),
             is_probing=self.breaker.is_half_open,
-            refusal=self.breaker.standing_refusal(now),
+            refusal=self.breaker.standing.text(now),
             limited_by=self.refusals.limited_by(now),
             limited_seconds=max(0.0, now - self.refusals.since) if self.refusals.belief != "none" else 0.0,
         )
