@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -146,7 +146,7 @@ def selected(sources: Sequence[Source], view: View) -> Places:
     key = _SORT_COLUMNS.get(view.sort or "")
     places, values = _matching(sources, view.filters, key)
     chance = np.random.default_rng(view.seed)
-    picked = np.arange(len(places))
+    picked: npt.NDArray[np.signedinteger[Any]] = np.arange(len(places))
     if view.sample is not None and view.sample < len(places):
         picked = np.sort(chance.choice(len(places), view.sample, replace=False))
     if view.sort == "random":
