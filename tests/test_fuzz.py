@@ -243,7 +243,14 @@ def check_manifest(folder: Path, name: str, content: bytes, prompt: str) -> None
     except UsageError as error:
         assert str(error)
         return
-    rows = list(manifest.rows())
+    try:
+        rows = list(manifest.rows())
+    except (
+        UsageError
+    ) as error:  # the survey leaves out columns of picture bytes: damage in one stops the run, resumable
+        assert name == ".parquet"
+        assert str(path) in str(error)
+        return
     assert len(rows) == survey.total == len({row.id for row in rows})
     records = [_record(row) for row in rows]
     assert parts.to_table(records)["id"].to_pylist() == [row.id for row in rows]

@@ -226,10 +226,10 @@ def test_few_open_files(tmp_path):
     with serving(EndpointSettings(latency_seconds=0.1)) as url:
         refused = with_open_files(40, 90, tmp_path, url, "--concurrency", 128)
         assert refused.returncode == 2
-        assert "128 requests at once need 192 open files and this system allows 90" in refused.stderr
+        assert "128 requests in flight need 192 open files and this system allows 90" in refused.stderr
         fewer = with_open_files(40, 90, tmp_path, url, "--limit", 100)
         assert fewer.returncode == 0, fewer.stderr
-        assert "at most 26 requests at once" in fewer.stderr
+        assert "at most 26 requests in flight" in fewer.stderr
         raised = with_open_files(40, 2000, tmp_path, url, "--concurrency", 128)
         assert raised.returncode == 0, raised.stderr
     assert len(results(tmp_path / "run")) == 200
