@@ -89,6 +89,9 @@ async def _run(session: Session) -> None:
     finally:
         showing.cancel()
         await asyncio.gather(showing, return_exceptions=True)
+        # the loop closes the pipe that signals are written to before it lets go of the signals
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
 
 
 def _sum_up(job: Job, session: Session, stopped_by: RunError | None) -> int:
